@@ -1,0 +1,25 @@
+"""The library behind the FedProx book: federated optimisation under heterogeneity, small enough to read.
+
+Start with :mod:`fedprox_lib.simulate`; ``README.md`` has an example. Each module's first lines say which question it
+answers and which chapter teaches it.
+"""
+
+from fedprox_lib.algorithms import FedAvg, FedProx
+from fedprox_lib.experiment import Evaluation, Experiment, grid
+from fedprox_lib.partition import IID, Dirichlet, LabelShards, PowerLaw
+from fedprox_lib.plan import LocalWork
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IID",
+    "Dirichlet",
+    "Evaluation",
+    "Experiment",
+    "FedAvg",
+    "FedProx",
+    "LabelShards",
+    "LocalWork",
+    "PowerLaw",
+    "grid",
+]

@@ -1,0 +1,13 @@
+"""Federated algorithms, one a file; ``ALL`` is what the conformance tests run through.
+
+Diff two files to see the science: an algorithm here is nothing but its difference from the base class.
+"""
+
+from fedprox_lib.algorithms.base import Algorithm, Reports
+from fedprox_lib.algorithms.fedavg import FedAvg
+from fedprox_lib.algorithms.fedprox import FedProx
+
+ALL = {cls.__name__: cls for cls in (FedAvg, FedProx)}
+"""The algorithms by name, as they stand in records."""
+
+__all__ = ["ALL", "Algorithm", "FedAvg", "FedProx", "Reports"]

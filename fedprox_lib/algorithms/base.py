@@ -1,0 +1,83 @@
+"""What an algorithm is: one local rule and one server rule, as functions of tensors.
+
+The frozen dataclass names and checks the algorithm's numbers (``mu``, ...) and is what records show. Its rules never
+read those fields: they receive them as ``numbers``, which travel with the job. That is what lets one program train the
+clients of runs with different mu side by side.
+
+Conventions: delta = w_k - w_t points from the global to the local model. Symbols are the papers'.
+Room: PyTorch computation. May import tree.
+"""
+
+import abc
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedprox_lib import tree
+from fedprox_lib.tree import Params
+
+Numbers = dict[str, Any]
+"""An algorithm's numbers by name: floats, or 0-d tensors when several runs are stacked."""
+
+
+class Reports(NamedTuple):
+    """What the server receives from the K clients of a round, sorted by client number.
+
+    Attributes:
+        delta: w_k - w_t, leading axis K.
+        extra: what else the algorithm sends, leading axis K; usually empty.
+        num_examples: (K,) float64, n_k in rows.
+        num_steps: (K,) float64, tau_k.
+    """
+
+    delta: Params
+    extra: Params
+    num_examples: Tensor
+    num_steps: Tensor
+
+
+@dataclass(frozen=True)
+class Algorithm(abc.ABC):
+    """The hooks in the order of a round. Nothing that changes in training is stored here."""
+
+    keeps_partial_work: ClassVar[bool] = True
+
+    def numbers(self) -> Numbers:
+        """The fields, as the rules receive them."""
+        return asdict(self)
+
+    @staticmethod
+    def init_server(w: Params) -> Params:
+        """Server memory before round 1."""
+        return {}
+
+    @staticmethod
+    def init_memory(w: Params) -> Params:
+        """A client's memory before it first takes part."""
+        return {}
+
+    @staticmethod
+    @abc.abstractmethod
+    def local_gradient(g: Params, w: Params, w_t: Params, server: Params, memory: Params, numbers: Numbers) -> Params:
+        """Direction of one local SGD step, from the mini-batch gradient g at w."""
+
+    @staticmethod
+    def report(
+        delta: Params, num_steps: int, lr: float, server: Params, memory: Params, numbers: Numbers
+    ) -> tuple[Params, Params]:
+        """After local work: (extra to send, new memory)."""
+        return {}, memory
+
+    @staticmethod
+    def server_update(
+        w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
+    ) -> tuple[Params, Params]:
+        """(w_{t+1}, server memory). Default: the n_k-weighted mean of the clients' models, summed in float64."""
+        p = reports.num_examples / reports.num_examples.sum()
+
+        def average(w: Tensor, delta: Tensor) -> Tensor:
+            return (w.double() + torch.tensordot(p.to(w.device), delta.double(), dims=1)).to(w.dtype)
+
+        return tree.map(average, w_t, reports.delta), server

