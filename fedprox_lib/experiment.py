@@ -141,7 +141,7 @@ def _default(item: Any) -> Any:
 
 
 def _named(value: Any) -> Any:
-    """A setting as JSON: dataclasses with their class name and non-default fields, numbers as floats (1 and 1.0 are one)."""
+    """A setting as JSON: dataclasses with class name and non-default fields, numbers as floats (1 is 1.0)."""
     if hasattr(value, "__dataclass_fields__"):
         kept = {f.name: _named(getattr(value, f.name)) for f in fields(value) if getattr(value, f.name) != _default(f)}
         return {"is": type(value).__name__, **kept}

@@ -140,19 +140,19 @@ def bands(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylabel: st
 
 
 def dots(table: pd.DataFrame, x: str, y: str, hue: str, xlabel: str, ylabel: str) -> Figure:
-    """Small dots for all values and a large marker for their geometric mean, side by side at each x; logarithmic y."""
+    """Small dots for all values, a large hollow marker for their geometric mean, side by side at each x."""
     places, groups = list(dict.fromkeys(table[x])), list(table.groupby(hue, sort=False))
     fig, ax = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
     for i, ((color, _, marker), (value, part)) in enumerate(zip(STYLES, groups, strict=False)):
         shift = 0.7 * ((i + 0.5) / len(groups) - 0.5)
-        ax.plot([places.index(v) + shift for v in part[x]], part[y], ".", color=color, alpha=0.5, markersize=6)
+        ax.plot([places.index(v) + shift for v in part[x]], part[y], ".", color=color, markersize=5)
         means = np.exp(np.log(part[y]).groupby(part[x], sort=False).mean())
         at = [places.index(v) + shift for v in means.index]
-        ax.plot(at, means, marker, color=color, markersize=9, markeredgecolor="white", label=str(value))
+        ax.plot(at, means, marker, color=color, markersize=10, fillstyle="none", markeredgewidth=1.8, label=str(value))
     ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log")
     ax.set_xticks(range(len(places)), places)
     if max(len(str(v)) for v in places) > 6:
-        ax.tick_params(axis="x", rotation=20)
+        plt.setp(ax.get_xticklabels(), rotation=20, ha="right")
     ax.grid(axis="x", visible=False)
     fig.legend(loc="outside upper center", ncol=len(groups))
     return fig
@@ -181,7 +181,8 @@ def plane_paths(
         extent: (left, right, bottom, top).
     """
     fig, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    grid = np.meshgrid(np.linspace(*extent[:2], 200), np.linspace(*extent[2:], 200))
+    left, right, bottom, top = extent
+    grid = np.meshgrid(np.linspace(left, right, 200), np.linspace(bottom, top, 200))
     ax.contour(*grid, height(*grid), levels=14, colors="0.8", linewidths=0.8)  # type: ignore[operator]
     for (color, style, marker), (label, points) in zip(STYLES, paths.items(), strict=False):
         ax.plot(*np.asarray(points).T, style, color=color, marker=marker, markersize=4, label=label)

@@ -44,9 +44,10 @@ class Model(NamedTuple):
         """Initial parameters, uniform on +-1/sqrt(fan_in) (PyTorch's own rule), a function of the seed alone."""
         generator = torch.Generator().manual_seed(int(stream(seed, "init").integers(2**62)))
         params: Params = {}
+        fan_in = 1
         for name, shape in self.shapes.items():
             # A bias follows its weight in ``shapes`` and shares its fan-in.
-            fan_in = torch.Size(shape[1:]).numel() if len(shape) > 1 else fan_in  # noqa: F821
+            fan_in = torch.Size(shape[1:]).numel() if len(shape) > 1 else fan_in
             unit = torch.rand(shape, generator=generator, dtype=torch.float64)
             params[name] = ((2 * unit - 1) / fan_in**0.5).to(dtype)
         return params
@@ -132,7 +133,7 @@ def layer_shapes(model: Model, image_size: int = 28) -> list[tuple[int, ...]]:
     seen: list[tuple[int, ...]] = []
 
     class Watch(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_function__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             if getattr(func, "__name__", "") in ("conv2d", "max_pool2d", "boolean_dispatch", "linear", "fn"):
                 seen.append(tuple(out.shape[1:]))

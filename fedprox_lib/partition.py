@@ -52,7 +52,8 @@ class Partition:
 class Scheme(Protocol):
     """What every way of cutting offers; the four below are frozen dataclasses."""
 
-    num_clients: int
+    @property
+    def num_clients(self) -> int: ...
 
     def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
         """Cut the rows ``0 .. len(labels) - 1``; the same seed gives the same cut."""
@@ -178,9 +179,7 @@ class PowerLaw:
         rng = stream(data_seed, "partition")
         held: list[list[np.ndarray]] = [[] for _ in range(self.num_clients)]
         for label in range(classes):
-            holders = [
-                k for k in range(self.num_clients) if (label - k) % classes < self.labels_per_client
-            ]
+            holders = [k for k in range(self.num_clients) if (label - k) % classes < self.labels_per_client]
             rows = rng.permutation(np.flatnonzero(labels == label))
             reserved = self.min_per_label * len(holders)
             if reserved > len(rows):
@@ -216,7 +215,9 @@ class Dirichlet:
     def __post_init__(self) -> None:
         _require_clients(self.num_clients)
         if not (self.alpha > 0 and np.isfinite(self.alpha)):
-            raise ValueError(f"Dirichlet needs a finite alpha > 0, got alpha={self.alpha!r}; a large alpha is near IID.")
+            raise ValueError(
+                f"Dirichlet needs a finite alpha > 0, got alpha={self.alpha!r}; a large alpha is near IID."
+            )
 
     def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
         labels = np.asarray(labels)

@@ -23,8 +23,8 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from fedprox_lib import records, training
 from fedprox_lib import profile as profiles
+from fedprox_lib import records, training
 from fedprox_lib.experiment import Experiment
 from fedprox_lib.plan import num_stragglers
 from fedprox_lib.profile import Profile
@@ -83,13 +83,12 @@ def run(
         with bar:
             if workers == 1:
                 for e in lacking:
-                    advance = estimated_steps(e) / e.rounds
                     training.train(
                         e,
                         profile.store,
                         device=device,
                         checkpoint_seconds=checkpoint_seconds,
-                        on_round=lambda state, a=advance: bar.update(a) or True,
+                        on_round=_advance(bar, e),
                     )
             else:
                 _train_side_by_side(lacking, profile.store, workers, device, checkpoint_seconds, bar)
@@ -164,6 +163,14 @@ def _require_writable(store: Path) -> None:
 
 def _no_terminal() -> bool:
     return not sys.stderr.isatty()
+
+
+def _advance(bar: tqdm, e: Experiment) -> Callable[[Any], bool]:
+    def on_round(state: Any) -> bool:
+        bar.update(estimated_steps(e) / e.rounds)
+        return True
+
+    return on_round
 
 
 # --- several runs side by side -------------------------------------------------------------------------------------

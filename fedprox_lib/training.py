@@ -64,16 +64,15 @@ def train(
     """
     pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
     checkpoint = store / ".partial" / f"{experiment.id}.safetensors"
-    state, rows, spent = _load_checkpoint(checkpoint)
+    reached, rows, spent = _load_checkpoint(checkpoint)
     started = saved = time.monotonic()
     outcome: dict[str, Any] = {"status": "complete"}
     with one_thread():
         federation = Federation.of(experiment, device)
-        if state is not None:
-            state = _placed(state, device)
-        for state, measured in simulate(
-            experiment, backend=backend, device=device, federation=federation, state=state
-        ):
+        if reached is not None:
+            reached = _placed(reached, device)
+        rounds = simulate(experiment, backend=backend, device=device, federation=federation, state=reached)
+        for state, measured in rounds:
             if measured:
                 rows.append({"round": state.round, **measured})
             if not tree.all_finite(state.params):

@@ -1,0 +1,62 @@
+# Everything a reader or author does with this repository. Start with `make` alone.
+
+PYTHON  ?= python3
+# What the notebooks do when the book is built: draw from records (published) or also train
+# what the records lack (paper).
+PROFILE ?= published
+VENV    := .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lab results check-book tidy pins clean
+
+help:  ## list what can be made
+	@echo "FedProx, Run and Checked. You can say:"
+	@sed -n 's/^\([a-z-]*\):.*##/  make \1:/p' $(firstword $(MAKEFILE_LIST)) | \
+		awk -F: '{ printf "%-18s %s\n", $$1, $$2 }'
+
+# Reinstalled only when the declared dependencies or the tested versions change.
+$(READY): pyproject.toml constraints.txt hatch_build.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "This project needs Python 3.11 or newer, and '$(PYTHON)' is not:" \
+			"$$($(PYTHON) --version 2>&1)."; \
+		echo "Name another one: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		echo "Python could not make $(VENV). On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@# torch first: where pip is offered a CPU build, everything after it keeps that one.
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks,book,dev]'
+	@touch $@
+
+book: $(READY)  ## run every notebook, build the book into _build/html, check it
+	$(BIN)/python -m tools.build_book --profile $(PROFILE)
+
+test: $(READY)  ## lint, types, unit tests, doctests, and every notebook in profile smoke
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	FEDPROX_PROFILE=smoke OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest \
+		tests fedprox_lib --doctest-modules --durations=5 \
+		--nbmake notebooks --nbmake-timeout=120 --nbmake-kernel=python3
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+results: $(READY)  ## train what the records lack (resumable, hours), then run the notebooks on it
+	$(BIN)/python -m fedprox_lib.results
+	$(BIN)/python -m tools.build_book --profile paper --execute-only
+
+check-book: $(READY)  ## open every built page in headless Chromium, without a network
+	$(BIN)/python -m tools.check_book
+
+tidy: $(READY)  ## format the code; empty the notebooks' outputs
+	$(BIN)/python -m tools.tidy_notebooks
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+pins: $(READY)  ## write constraints.txt from what is installed
+	$(BIN)/python -m tools.pin_versions
+
+clean:  ## remove what was built (the virtual environment and the records stay)
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache

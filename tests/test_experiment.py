@@ -1,0 +1,143 @@
+"""Experiments name themselves: equal settings give one id, changed settings another, new defaults none."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from fedprox_lib import models, profile, sweeps
+from fedprox_lib.algorithms import FedAvg, FedProx
+from fedprox_lib.experiment import Evaluation, Experiment, grid
+from fedprox_lib.partition import IID
+from fedprox_lib.plan import LocalWork
+
+
+def test_every_setting_that_changes_the_numbers_changes_the_id(quick):
+    variants = [
+        quick,
+        replace(quick, algorithm=FedAvg()),
+        replace(quick, algorithm=FedProx(mu=0.2)),
+        replace(quick, partition=IID(20)),
+        replace(quick, partition=replace(quick.partition, num_clients=21)),
+        replace(quick, work=LocalWork(3, 10, 0.06)),
+        replace(quick, rounds=5),
+        replace(quick, cohort_size=7),
+        replace(quick, straggler_fraction=0.4),
+        replace(quick, straggler_epochs="1..E-1"),
+        replace(quick, model="cnn"),
+        replace(quick, data="mnist"),
+        replace(quick, normalisation="per_pixel"),
+        replace(quick, train_rows=601),
+        replace(quick, evaluation=Evaluation(every=2)),
+        replace(quick, seed=1),
+        replace(quick, data_seed=1),
+    ]
+    assert len({e.id for e in variants}) == len(variants)
+
+
+def test_the_id_is_stable_across_processes_and_number_types(quick):
+    """An id that moved would orphan every committed record."""
+    code = (
+        "from fedprox_lib import *; print(Experiment(algorithm=FedProx(mu=1), partition=LabelShards(num_clients=20),"
+        "work=LocalWork(epochs=3, batch_size=10, lr=1), rounds=4, cohort_size=6).id)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    base = replace(quick, data="mnist", model="cnn", train_rows=None, straggler_fraction=0)
+    here = replace(base, algorithm=FedProx(mu=1.0), work=LocalWork(3, 10, 1.0))
+    assert printed == here.id == "451dd2441a4e"
+
+
+def test_settings_are_flat_scalars_with_one_name_each(quick):
+    settings = quick.settings()
+    assert settings["algorithm"] == "FedProx" and settings["mu"] == 0.1 and settings["num_clients"] == 20
+    assert all(v is None or isinstance(v, str | int | float) for v in settings.values())
+
+
+def test_grid_multiplies_axes_and_names_unknown_ones(quick):
+    sweep = grid(quick, algorithm=[FedAvg(), FedProx(mu=0.0)], replicate=range(3))
+    assert [(e.label, e.seed, e.data_seed) for e in sweep][:4] == [
+        ("FedAvg", 0, 0), ("FedAvg", 1, 1), ("FedAvg", 2, 2), ("FedProx, mu = 0", 0, 0),
+    ]  # fmt: skip
+    with pytest.raises(TypeError, match=r"unknown experiment field 'mu'; the fields are algorithm, partition, .*seed"):
+        grid(quick, mu=[0.1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rounds": 0}, r"rounds must be an integer >= 1, got 0"),
+        ({"cohort_size": 21}, r"cohort_size must be in \[1, 20\]"),
+        ({"straggler_fraction": 2}, r"straggler_fraction must be in \[0, 1\], got 2"),
+        ({"model": "resnet"}, r"model must be one of logistic, cnn, cnn_blog, got 'resnet'"),
+        ({"partition": "shards"}, r"partition must be one of IID, LabelShards, PowerLaw, Dirichlet, got 'shards'"),
+        ({"algorithm": "fedprox"}, r"algorithm must be one of FedAvg, FedProx, got 'fedprox'"),
+        ({"data": "cifar"}, r"data must be one of mnist, fashion_mnist, mnist5k, got 'cifar'"),
+        ({"normalisation": "none"}, r"normalisation must be one of standard, per_pixel, got 'none'"),
+        ({"train_rows": 0}, r"train_rows must be an integer >= 1 or None, got 0"),
+        ({"seed": -1}, r"seed must be an integer >= 0, got -1"),
+    ],
+)
+def test_impossible_experiments_are_refused(quick, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(quick, **change)
+
+
+def test_unknown_fields_are_refused_by_name():
+    with pytest.raises(TypeError, match="lr"):
+        Experiment(lr=0.1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="evaluation every must be an integer >= 1, got 0"):
+        Evaluation(every=0)
+
+
+def test_profiles(monkeypatch):
+    with pytest.raises(ValueError, match=r"profile must be one of smoke, published, paper, got 'quick'"):
+        profile.get("quick")
+    monkeypatch.delenv("FEDPROX_PROFILE")
+    assert profile.get().name == "published" and not profile.get().may_train
+    monkeypatch.setenv("FEDPROX_PROFILE", "paper")
+    assert profile.get().data == "mnist"
+    smoke = profile.get("smoke")
+    assert smoke.store != profile.committed_store() and smoke.data == "mnist5k"
+
+
+@pytest.mark.parametrize("name", sorted(sweeps.BOOK))
+def test_sweeps_pair_their_arms(name):
+    """Arms of one replicate share everything but the algorithm (and, in the choosing sweeps, lr)."""
+    for p in ("smoke", "paper"):
+        sweep = sweeps.BOOK[name](profile.get(p))
+        assert len({e.id for e in sweep}) == len(sweep)
+        assert all(e.seed == e.data_seed for e in sweep)
+        shared = {(e.model, e.data, e.train_rows, e.partition, e.work.epochs, e.rounds, e.cohort_size) for e in sweep}
+        assert len(shared) == 1
+    chosen_on = {e.seed for e in sweeps.choose_lr(profile.get("paper")) + sweeps.choose_mu(profile.get("paper"))}
+    assert chosen_on.isdisjoint(e.seed for e in sweeps.side_by_side(profile.get("paper")))
+
+
+def test_models_have_the_parameters_that_the_papers_state():
+    assert {name: m.num_parameters for name, m in models.MODELS.items()} == {
+        "logistic": 7_850, "cnn": 1_663_370, "cnn_blog": 1_663_370,
+    }  # fmt: skip
+
+
+def test_the_two_cnns_are_different_networks():
+    same, blog = models.get("cnn"), models.get("cnn_blog")
+    assert [s[-1] for s in models.layer_shapes(same)[:5]] == [28, 28, 14, 14, 7]
+    assert [s[-1] for s in models.layer_shapes(blog)[:5]] == [28, 26, 14, 12, 7]
+    import torch
+
+    w, x = same.init(0), torch.linspace(-1, 1, 784).reshape(1, 1, 28, 28)
+    assert not torch.allclose(same.logits(w, x), blog.logits(w, x), atol=1e-3)
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    import torch
+
+    m = models.get("logistic")
+    torch.manual_seed(0)
+    before = torch.get_rng_state().clone()
+    assert torch.equal(m.init(3)["dense.weight"], m.init(3)["dense.weight"])
+    assert not torch.equal(m.init(3)["dense.weight"], m.init(4)["dense.weight"])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert float(m.init(3)["dense.weight"].abs().max()) <= 1 / 28
+    assert m.init(3)["dense.bias"].shape == (10,)

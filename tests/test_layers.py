@@ -1,0 +1,85 @@
+"""The import block tells the room: each module imports from rows above it, and nothing else."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fedprox_lib"
+
+LAYERS = [
+    ["rng", "tree", "profile", "records", "statistics"],
+    ["data", "partition", "models", "algorithms.base"],
+    ["plan", "algorithms.fedavg", "algorithms.fedprox"],
+    ["algorithms"],
+    ["experiment"],
+    ["simulate", "diagnostics", "sweeps"],
+    ["training"],
+    ["results"],
+    ["figures"],
+]
+MAY_IMPORT = {
+    "rng": {"numpy"}, "partition": {"numpy"}, "plan": {"numpy"}, "profile": set(), "records": {"pandas"},
+    "statistics": {"numpy", "pandas", "scipy"}, "experiment": set(), "sweeps": set(),
+    "figures": {"numpy", "pandas", "matplotlib", "seaborn", "IPython"},
+}  # fmt: skip
+STANDARD = set(__import__("sys").stdlib_module_names)
+
+
+def modules():
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+        if path != PACKAGE / "__init__.py" and "_results" not in path.parts
+    }
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = modules()
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full.removeprefix("fedprox_lib.") in names else node.module
+
+
+def test_every_module_has_its_layer():
+    assert sorted(modules()) == sorted(name for layer in LAYERS for name in layer)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_imports_point_upwards(name):
+    rank = {module: i for i, layer in enumerate(LAYERS) for module in layer}
+    for target in imports(modules()[name]):
+        if target.startswith("fedprox_lib."):
+            assert rank[target.removeprefix("fedprox_lib.")] < rank[name], f"{name} imports {target}"
+        elif name in MAY_IMPORT and target.split(".")[0] not in STANDARD:
+            assert target.split(".")[0] in MAY_IMPORT[name], f"{name} may not import {target}"
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_files_say_what_they_are_and_stay_short(name):
+    source = modules()[name].read_text()
+    tree = ast.parse(source)
+    assert len(ast.get_docstring(tree) or "") > 60
+    docstrings = sum(
+        node.body[0].end_lineno - node.body[0].lineno + 1
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+    )
+    code = sum(bool(line.strip()) and not line.strip().startswith("#") for line in source.splitlines()) - docstrings
+    assert code <= 200, f"{name} has {code} lines of code"
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_randomness_comes_from_streams(name):
+    """No global generator is read, seeded or drawn from. ruff's NPY002 sees NumPy's; this sees torch's and Python's."""
+    source = modules()[name].read_text()
+    assert not re.search(
+        r"torch\.manual_seed|torch\.rand(n|int|perm)?\((?![^)]*generator=)|^import random", source, re.M
+    )
+    if name != "rng":
+        assert not re.search(r"np\.random\.(?!Generator)", source)

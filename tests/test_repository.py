@@ -1,0 +1,192 @@
+"""What the repository promises about itself: names, addresses, the README, the wheel."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from tools import build_book, gates
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
+CHAPTERS = build_book.chapters(ROOT)
+
+
+def readme_blocks(*languages: str) -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    found = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for language, block in found if language in languages]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+# --- one address, one version --------------------------------------------------------------------
+
+
+def test_the_repository_has_one_address():
+    address = CONFIG["repository"]["url"]
+    assert PROJECT["urls"]["Repository"] == address
+    assert f"git+{address}@" in gates.COLAB_GUARD
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["repository-code"] == address
+    for path in [ROOT / "README.md", *ROOT.glob("book/*.md")]:
+        for found in re.findall(r"https://github\.com/fedprox[\w-]*/[\w-]+", path.read_text()):
+            assert found == address, path.name
+
+
+def test_the_version_is_the_same_everywhere():
+    version = PROJECT["version"]
+    assert f"@v{version}" in gates.COLAB_GUARD
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+
+
+# --- sources -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_chapters_are_stored_clean_and_begin_with_the_colab_cell(chapter):
+    assert gates.source_problems(chapter, {"PROFILE": "smoke"}) == []
+
+
+def test_every_notebook_is_in_the_book():
+    assert sorted(CHAPTERS) == sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_launch_buttons_lead_to_a_file_that_git_keeps(chapter):
+    ignored = subprocess.run(["git", "check-ignore", "-q", str(chapter)], cwd=ROOT)
+    assert chapter.exists() and ignored.returncode != 0
+
+
+def python_files() -> list[Path]:
+    return sorted(path for name in ("fedprox_lib", "tools", "tests") for path in ROOT.glob(f"{name}/**/*.py"))
+
+
+def test_every_python_file_says_what_it_is_for():
+    for path in python_files():
+        assert path.read_text().startswith(('"""', 'r"""')), path.relative_to(ROOT)
+        assert path.stem not in {"utils", "helpers", "common", "misc"}, path.relative_to(ROOT)
+
+
+def test_every_module_is_in_the_api_reference():
+    described = (ROOT / "book" / "api.md").read_text()
+    for path in [*ROOT.glob("fedprox_lib/[a-z]*.py"), *ROOT.glob("fedprox_lib/[a-z]*/__init__.py")]:
+        name = path.parent.name if path.stem == "__init__" else path.stem
+        assert f"automodule:: fedprox_lib.{name}\n" in described, name
+
+
+# --- README, Makefile, CI ------------------------------------------------------------------------
+
+
+def test_python_in_the_readme_runs(tmp_path):
+    code = "\n".join(readme_blocks("python"))
+    environment = os.environ | {"FEDPROX_PROFILE": "smoke", "MPLBACKEND": "agg"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_in_the_readme_exist_and_are_what_ci_runs():
+    commands = "\n".join(readme_blocks("sh", "bash", "console", "shell"))
+    named = set(re.findall(r"\bmake ([a-z-]+)", commands))
+    assert named <= make_targets()
+    assert {"book", "test"} <= named
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert re.findall(r"^make ([a-z-]+)$", ci, flags=re.MULTILINE) == ["book", "check-book", "test"]
+
+
+def test_make_without_a_target_lists_the_targets():
+    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True)
+    for target in ("book", "test", "lab", "results", "check-book", "clean"):
+        assert re.search(rf"^  make {target} ", done.stdout, flags=re.MULTILINE), target
+
+
+def test_an_old_python_is_refused_by_name(tmp_path):
+    old = tmp_path / "python3.9"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1\nexit 1\n')
+    old.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "hatch_build.py"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    done = subprocess.run(["make", "book", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stdout and "Python 3.9.1" in done.stdout
+    assert not (tmp_path / ".venv").exists()
+
+
+# --- the wheel -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_library_and_the_records(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    library = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fedprox_lib/**/*.py")}
+    results = ROOT / "results"
+    records = {
+        f"fedprox_lib/_results/{path.relative_to(results).as_posix()}"
+        for path in results.rglob("*")
+        if path.suffix in {".csv", ".json"}
+        and not any(part.startswith(".") for part in path.relative_to(results).parts)
+    }
+    assert library | records <= inside
+    extra = {name for name in inside - library - records if ".dist-info/" not in name}
+    assert extra <= {"fedprox_lib/py.typed"}
+
+
+@pytest.fixture
+def stranger(tmp_path) -> tuple[Path, dict[str, str]]:
+    """A Python with our dependencies but without our library, and its environment.
+
+    It stands for Colab: pip sees the packages of this environment, but not the editable install,
+    and installs into a folder of its own.
+    """
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    ours = next(path for path in sys.path if path.endswith("site-packages"))
+    theirs = next((tmp_path / "venv").glob("lib/python*/site-packages"))
+    (theirs / "dependencies.pth").write_text(ours + "\n")
+    installed = tmp_path / "installed"
+    installed.mkdir()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("FEDPROX_")}
+    environment |= {"PYTHONPATH": str(installed), "PIP_TARGET": str(installed), "PIP_NO_DEPS": "1"}
+    return python, environment | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+
+
+def run_cells(python: Path, code: str, folder: Path, environment: dict[str, str]):
+    script = folder / "cells.py"
+    script.write_text(code)
+    return subprocess.run([python, script], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_chapter_alone_in_an_empty_folder_installs_the_library_and_runs(wheel, stranger, tmp_path):
+    python, environment = stranger
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    notebook = nbformat.read(CHAPTERS[0], as_version=4)
+    code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    code += "\n\nimport fedprox_lib\nprint('came from', fedprox_lib.__file__)\n"
+    done = run_cells(python, code, folder, environment | {"FEDPROX_PIP_SPEC": str(wheel)})
+    assert done.returncode == 0, done.stderr
+    assert f"came from {tmp_path / 'installed'}" in done.stdout
+
+
+def test_elsewhere_the_colab_cell_installs_nothing(stranger, tmp_path):
+    python, environment = stranger
+    done = run_cells(python, gates.COLAB_GUARD, tmp_path, environment)
+    assert done.returncode == 0, done.stderr
+    assert not any((tmp_path / "installed").iterdir())

@@ -1,0 +1,1 @@
+"""How the book is built and checked. `make help` lists the commands that start these modules."""
