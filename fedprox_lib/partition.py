@@ -199,7 +199,8 @@ class PowerLaw:
 class Dirichlet:
     """Spread each label over the clients in proportions drawn from Dirichlet(alpha, ..., alpha).
 
-    Small alpha: a label sits with few clients; large alpha: nearly IID. All rows are used. Proportions are drawn
+    Small alpha: a label sits with few clients. Large alpha: every client gets about the same share of every label,
+    even more evenly than IID does. All rows are used. Proportions are drawn
     again (at most 1,000 times) until every client holds ``min_rows`` rows.
 
     Attributes:
@@ -216,7 +217,7 @@ class Dirichlet:
         _require_clients(self.num_clients)
         if not (self.alpha > 0 and np.isfinite(self.alpha)):
             raise ValueError(
-                f"Dirichlet needs a finite alpha > 0, got alpha={self.alpha!r}; a large alpha is near IID."
+                f"Dirichlet needs a finite alpha > 0, got alpha={self.alpha!r}; the larger, the more even."
             )
 
     def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:

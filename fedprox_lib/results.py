@@ -180,12 +180,12 @@ def _advance(bar: tqdm, e: Experiment) -> Callable[[Any], bool]:
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(steps: Any, stop: Any) -> None:
+def _start_worker(steps: Any, stop: Any, parent: int) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     _worker.update(steps=steps, stop=stop)
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
 
 def _leave_with(parent: int) -> None:
@@ -214,7 +214,7 @@ def _train_side_by_side(
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()
-    pool = ProcessPoolExecutor(min(workers, len(lacking)), spawn, _start_worker, (steps, stop))
+    pool = ProcessPoolExecutor(min(workers, len(lacking)), spawn, _start_worker, (steps, stop, os.getpid()))
     try:
         futures = [pool.submit(_work, e, store, device, checkpoint_seconds) for e in lacking]
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)

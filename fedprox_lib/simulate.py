@@ -10,7 +10,7 @@ as NumPy and become tensors here. May import all of the above but results and fi
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -302,21 +302,3 @@ def one_client(
 def with_algorithm(job: Job, algorithm: Algorithm) -> Job:
     """The same job under another algorithm: same start, same rows, same batches."""
     return job._replace(algorithm=algorithm, numbers=algorithm.numbers())
-
-
-__all__ = [
-    "Backend",
-    "Federation",
-    "Job",
-    "State",
-    "initial_state",
-    "local_step",
-    "measure",
-    "one_client",
-    "path",
-    "replace",
-    "run_round",
-    "sequential",
-    "simulate",
-    "with_algorithm",
-]

@@ -31,9 +31,9 @@ def base(profile: Profile) -> Experiment:
         return Experiment(
             algorithm=FedAvg(),
             data="mnist5k",
-            train_rows=1_500,
+            train_rows=750,
             model="cnn",
-            # 70 shards of 21 or 22 rows: their borders cut labels, as they do on full MNIST.
+            # 70 shards of 10 or 11 rows: their borders cut labels, as they do on full MNIST.
             partition=LabelShards(num_clients=35),
             work=LocalWork(epochs=2, batch_size=10, lr=LR),
             rounds=2,

@@ -90,7 +90,7 @@ def test_every_module_is_in_the_api_reference():
 
 def test_python_in_the_readme_runs(tmp_path):
     code = "\n".join(readme_blocks("python"))
-    environment = os.environ | {"FEDPROX_PROFILE": "smoke", "MPLBACKEND": "agg"}
+    environment = os.environ | {"FEDPROX_PROFILE": "smoke", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
