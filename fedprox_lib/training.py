@@ -62,6 +62,7 @@ def train(
         Interrupted: if ``on_round`` said so.
         StoreUnwritable: if the store cannot be written.
     """
+    _commit()  # of the code that trains, not of what has been committed by the time it is done
     pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
     checkpoint = store / ".partial" / f"{experiment.id}.safetensors"
     reached, rows, spent = _load_checkpoint(checkpoint)

@@ -1,0 +1,31 @@
+"""Draws the figure at the top of the README from the committed records: `python -m tools.readme_figure`.
+
+SVG, so that the repository holds text and a change of the records shows as a change of the picture.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+
+from fedprox_lib import figures, results, sweeps
+from fedprox_lib import profile as profiles
+
+TARGET = Path(__file__).resolve().parent.parent / "book" / "side_by_side.svg"
+
+
+def draw() -> bytes:
+    """The learning curves of the three arms at 50 and 90 % stragglers, as SVG."""
+    published = profiles.get("published")
+    table: pd.DataFrame = results.run(sweeps.side_by_side(profiles.get("paper")), published)
+    late = table[table["straggler_fraction"] > 0]
+    figure = figures.learning_curves(late, "test_accuracy", "test accuracy")
+    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(TARGET, facecolor="white", metadata={"Date": None, "Creator": None})
+    return TARGET.read_bytes()
+
+
+if __name__ == "__main__":
+    print(f"{TARGET}: {len(draw()):,} bytes")
