@@ -132,7 +132,7 @@ def provenance(experiments: Sequence[Experiment], profile: Profile) -> pd.DataFr
 
 def estimated_steps(e: Experiment) -> float:
     """Roughly how many local steps a run costs, for the progress bar; sizes are taken as equal."""
-    rows = (e.train_rows or 60_000) / e.partition.num_clients
+    rows = (e.train_rows or (4_000 if e.data == "mnist5k" else 60_000)) / e.partition.num_clients
     full = e.work.epochs * -(-rows // e.work.batch_size)
     late = num_stragglers(e.cohort_size, e.straggler_fraction)
     partial = late * full * (e.work.epochs + 1) / (2 * e.work.epochs) if e.algorithm.keeps_partial_work else 0
@@ -237,8 +237,8 @@ def main() -> None:
     parser.add_argument("--sweep", choices=sorted(sweeps.BOOK), action="append", help="only this sweep (repeatable)")
     parser.add_argument("--profile", default="paper", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, help="another results folder")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs side by side")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, help="runs side by side; one a core on a CPU, one on a GPU")
+    parser.add_argument("--device", default=training.default_device(), help="default here: %(default)s")
     parser.add_argument("--checkpoint-seconds", type=float)
     chosen = parser.parse_args()
     profile = profiles.get(chosen.profile)
@@ -251,7 +251,7 @@ def main() -> None:
         run(
             experiments,
             profile,
-            workers=chosen.workers,
+            workers=chosen.workers or (os.cpu_count() or 1 if chosen.device == "cpu" else 1),
             device=chosen.device,
             checkpoint_seconds=chosen.checkpoint_seconds,
         )

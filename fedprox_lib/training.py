@@ -98,6 +98,11 @@ def train(
     return record
 
 
+def default_device() -> str:
+    """A CUDA GPU if there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Train on one thread: sums then have one order, and a second core does the next run instead.

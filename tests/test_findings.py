@@ -230,3 +230,51 @@ def test_learning_rate_and_mu_are_those_that_the_choosing_replicate_prefers():
     mu = statistics.final(runs(sweeps.choose_mu), "test_accuracy")
     assert mu.loc[mu["test_accuracy"].idxmax(), "arm"] == f"FedProx, mu = {sweeps.MU:g}"
     assert FedProx(mu=sweeps.MU) in sweeps.arms()
+
+
+@pytest.fixture(scope="module")
+def finals() -> pd.DataFrame:
+    """Test accuracy and training loss by run, means of the last three measured rounds."""
+    table = runs(sweeps.side_by_side)
+    accuracy, loss = (statistics.final(table, metric) for metric in ("test_accuracy", "train_loss"))
+    return accuracy.assign(train_loss=loss["train_loss"])
+
+
+def arm(finals: pd.DataFrame, name: str, fraction: float, metric: str = "test_accuracy") -> pd.Series:
+    """One value a replicate. Without stragglers FedProx(mu=0) is FedAvg."""
+    name = "FedAvg" if fraction == 0 and name == KEEP else name
+    chosen = finals[(finals["arm"] == name) & (finals["straggler_fraction"] == fraction)]
+    assert len(chosen) == len(sweeps.REPLICATES)
+    return chosen.set_index("seed")[metric].sort_index()
+
+
+KEEP, PROX = "FedProx, mu = 0", f"FedProx, mu = {sweeps.MU:g}"
+
+
+def test_at_90_percent_keeping_partial_work_is_everything(finals):
+    """ "its training loss ends above where it began, in every replicate"; "ends within two percentage points of the run
+    without any stragglers"; README: "at 90 % FedAvg stays far below".
+    """
+    start = runs(sweeps.side_by_side).query("round == 0").groupby("seed")["train_loss"].first()
+    assert (arm(finals, "FedAvg", 0.9, "train_loss") > start).all()
+    assert (arm(finals, "FedAvg", 0.9) < arm(finals, KEEP, 0.9) - 0.4).all()
+    assert abs(arm(finals, KEEP, 0.9).mean() - arm(finals, KEEP, 0.0).mean()) < 0.02
+    assert arm(finals, KEEP, 0.9).mean() > 0.9
+
+
+def test_at_50_percent_little_is_lost(finals):
+    """ "Keeping the other five unfinished ones brings it a little higher in every replicate." """
+    gain = arm(finals, KEEP, 0.5) - arm(finals, "FedAvg", 0.5)
+    assert (gain > 0).all() and gain.mean() < 0.05
+
+
+def test_the_proximal_term_adds_little(finals):
+    """ "it moves test accuracy by less than a percentage point in every replicate and at every share of stragglers, up
+    in some and down in others".
+    """
+    moves = pd.concat([arm(finals, PROX, f) - arm(finals, KEEP, f) for f in sweeps.STRAGGLERS])
+    assert moves.abs().max() < 0.01
+    assert moves.min() < 0 < moves.max()
+    for fraction in sweeps.STRAGGLERS:  # "we cannot tell its sign"
+        _, low, high = statistics.interval(list(arm(finals, PROX, fraction) - arm(finals, KEEP, fraction)))
+        assert low < 0 < high
