@@ -269,12 +269,12 @@ def test_at_50_percent_little_is_lost(finals):
 
 
 def test_the_proximal_term_adds_little(finals):
-    """ "it moves test accuracy by less than a percentage point in every replicate and at every share of stragglers, up
-    in some and down in others".
+    """ "it moves test accuracy by less than one and a half percentage points, at every share of stragglers: up in one
+    replicate, down in the two others"; "we cannot tell its sign".
     """
-    moves = pd.concat([arm(finals, PROX, f) - arm(finals, KEEP, f) for f in sweeps.STRAGGLERS])
-    assert moves.abs().max() < 0.01
-    assert moves.min() < 0 < moves.max()
-    for fraction in sweeps.STRAGGLERS:  # "we cannot tell its sign"
-        _, low, high = statistics.interval(list(arm(finals, PROX, fraction) - arm(finals, KEEP, fraction)))
+    for fraction in sweeps.STRAGGLERS:
+        moves = arm(finals, PROX, fraction) - arm(finals, KEEP, fraction)
+        assert moves.abs().max() < 0.015
+        assert (moves > 0).sum() == 1
+        _, low, high = statistics.interval(list(moves))
         assert low < 0 < high
