@@ -79,7 +79,9 @@ def run(
         )
     if lacking:
         _require_writable(profile.store)
-        bar = tqdm(total=sum(map(estimated_steps, lacking)), unit="step", unit_scale=True, disable=_no_terminal())
+        bar = tqdm(
+            total=round(sum(map(estimated_steps, lacking))), unit="step", unit_scale=True, disable=_no_terminal()
+        )
         with bar:
             if workers == 1:
                 for e in lacking:
@@ -165,9 +167,13 @@ def _no_terminal() -> bool:
     return not sys.stderr.isatty()
 
 
+def _steps_in_round(e: Experiment, state: Any) -> float:
+    return estimated_steps(e) / e.rounds if state.round else 0.0  # round 0 only measures
+
+
 def _advance(bar: tqdm, e: Experiment) -> Callable[[Any], bool]:
     def on_round(state: Any) -> bool:
-        bar.update(estimated_steps(e) / e.rounds)
+        bar.update(_steps_in_round(e, state))
         return True
 
     return on_round
@@ -196,7 +202,7 @@ def _leave_with(parent: int) -> None:
 
 def _work(e: Experiment, store: Path, device: str, checkpoint_seconds: float | None) -> None:
     def on_round(state: Any) -> bool:
-        _worker["steps"].put(estimated_steps(e) / e.rounds)
+        _worker["steps"].put(_steps_in_round(e, state))
         return not _worker["stop"].is_set()
 
     training.train(e, store, device=device, checkpoint_seconds=checkpoint_seconds, on_round=on_round)
