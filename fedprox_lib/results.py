@@ -79,10 +79,8 @@ def run(
         )
     if lacking:
         _require_writable(profile.store)
-        bar = tqdm(
-            total=round(sum(map(estimated_steps, lacking))), unit="step", unit_scale=True, disable=_no_terminal()
-        )
-        with bar:
+        steps = round(sum(map(estimated_steps, lacking)))
+        with tqdm(total=steps, unit="step", unit_scale=True, disable=_no_terminal()) as bar:
             if workers == 1:
                 for e in lacking:
                     training.train(

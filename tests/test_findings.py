@@ -278,3 +278,11 @@ def test_the_proximal_term_adds_little(finals):
         assert (moves > 0).sum() == 1
         _, low, high = statistics.interval(list(moves))
         assert low < 0 < high
+
+
+def test_few_models_and_narrow_models_hurt_together(finals):
+    """ "Take either away, and FedAvg ends above 90 %." """
+    even = statistics.final(runs(sweeps.iid), "test_accuracy")
+    assert arm(even, "FedAvg", 0.9).min() > 0.9
+    assert arm(finals, "FedAvg", 0.0).min() > 0.9
+    assert arm(finals, "FedAvg", 0.9).max() < 0.5
