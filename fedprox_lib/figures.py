@@ -198,12 +198,16 @@ def plane_paths(
 def learning_curves(table: pd.DataFrame, y: str, ylabel: str, col: str = "straggler_fraction") -> Figure:
     """A panel a straggler fraction: mean over replicates by round, and Student's 95 % interval as a band.
 
+    Losses have a logarithmic axis, so their means are geometric and their intervals those of the logarithm.
+
     Args:
         table: from ``results.run``.
         y: a measured column.
         ylabel: with its unit.
         col: column whose values get a panel each.
     """
+    is_loss = y.endswith("loss")
+    scale, back = (np.log, np.exp) if is_loss else (np.asarray, np.asarray)
     panels = sorted(table[col].unique())
     arms = list(dict.fromkeys(table["arm"]))
     fig, axes = plt.subplots(
@@ -215,14 +219,18 @@ def learning_curves(table: pd.DataFrame, y: str, ylabel: str, col: str = "stragg
             if part.empty:
                 continue
             bands = pd.DataFrame(
-                {t: statistics.interval(list(v)) for t, v in part.groupby("round")[y]}, index=["mean", "low", "high"]
+                {t: back(np.asarray(statistics.interval(scale(v)))) for t, v in part.groupby("round")[y]},
+                index=["mean", "low", "high"],
             ).T
             ax.plot(bands.index, bands["mean"], style, color=color, marker=marker, markersize=4, label=arm)
             ax.fill_between(bands.index, bands["low"], bands["high"], color=color, alpha=0.15, linewidth=0)
         ax.set(xlabel="communication round", title=f"{value:.0%} stragglers" if col == "straggler_fraction" else value)
-        # Wide bands must not squash the curves.
-        shown = table[y].dropna()
-        ax.set_ylim(min(shown.min(), 0) if y.endswith("accuracy") else 0, min(shown.max() * 1.05, 3.0))
+        # The limits follow the curves: the wide bands of a few replicates must not squash them.
+        shown = [table[y].min(), table[y].max()]
+        if is_loss:
+            ax.set(yscale="log", ylim=(shown[0] * 0.8, shown[1] * 1.2))
+        else:
+            ax.set_ylim(0, 1 if shown[1] > 0.9 else shown[1] * 1.05)
     axes[0][0].set_ylabel(ylabel)
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes[0]), key=lambda hl: len(hl[0]))
     fig.legend(handles, labels, loc="outside upper center", ncol=len(labels))
@@ -230,22 +238,21 @@ def learning_curves(table: pd.DataFrame, y: str, ylabel: str, col: str = "stragg
 
 
 def differences(gaps: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
-    """Paired differences with their 95 % intervals; the line at 0 is "no difference".
+    """Paired differences with their 95 % intervals, a panel a comparison; the line at 0 is "no difference".
+
+    The panels have axes of their own: what is compared may differ by orders of magnitude.
 
     Args:
         gaps: comparison -> table from ``statistics.paired``.
         xlabel: what is subtracted, with its unit.
     """
-    fig, ax = plt.subplots(figsize=(7.5, 0.75 * sum(len(g) for g in gaps.values()) + 1.2), layout="constrained")
-    names, position = [], 0
-    for (color, _, marker), (comparison, gap) in zip(STYLES, gaps.items(), strict=False):
-        for row in gap.itertuples():
-            error = [[row.difference - row.low], [row.high - row.difference]]
-            ax.errorbar(row.difference, position, xerr=error, color=color, marker=marker, capsize=4, linestyle="")
-            names.append(f"{comparison}\n{row.straggler_fraction:.0%} stragglers")
-            position += 1
-    ax.axvline(0, color="0.3", linewidth=1)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    ax.set_xlabel(xlabel)
+    most = max(len(gap) for gap in gaps.values())
+    fig, axes = plt.subplots(1, len(gaps), figsize=(4 * len(gaps), 0.55 * most + 1.4), layout="constrained")
+    for ax, (color, _, marker), (comparison, gap) in zip(np.atleast_1d(axes), STYLES, gaps.items(), strict=False):
+        error = [gap["difference"] - gap["low"], gap["high"] - gap["difference"]]
+        ax.errorbar(gap["difference"], range(len(gap)), xerr=error, color=color, marker=marker, capsize=4, linestyle="")
+        ax.axvline(0, color="0.3", linewidth=1)
+        ax.set_yticks(range(len(gap)), [f"{fraction:.0%} stragglers" for fraction in gap["straggler_fraction"]])
+        ax.set(title=comparison, ylim=(len(gap) - 0.5, -0.5))
+    fig.supxlabel(xlabel, fontsize="medium")
     return fig

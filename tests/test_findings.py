@@ -281,8 +281,12 @@ def test_the_proximal_term_adds_little(finals):
 
 
 def test_few_models_and_narrow_models_hurt_together(finals):
-    """ "Take either away, and FedAvg ends above 90 %." """
+    """ "Take either away, and FedAvg ends above 90 %"; "the leash costs a little: about a tenth of a percentage point,
+    in every replicate".
+    """
     even = statistics.final(runs(sweeps.iid), "test_accuracy")
     assert arm(even, "FedAvg", 0.9).min() > 0.9
     assert arm(finals, "FedAvg", 0.0).min() > 0.9
     assert arm(finals, "FedAvg", 0.9).max() < 0.5
+    cost = arm(even, KEEP, 0.9) - arm(even, PROX, 0.9)
+    assert (cost > 0).all() and 0.0005 < cost.mean() < 0.002
