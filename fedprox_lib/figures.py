@@ -211,7 +211,7 @@ def learning_curves(table: pd.DataFrame, y: str, ylabel: str, col: str = "stragg
     panels = sorted(table[col].unique())
     arms = list(dict.fromkeys(table["arm"]))
     fig, axes = plt.subplots(
-        1, len(panels), figsize=(3.6 * len(panels) + 0.6, 3.6), sharey=True, squeeze=False, layout="constrained"
+        1, len(panels), figsize=(2.8 * len(panels) + 0.6, 3.3), sharey=True, squeeze=False, layout="constrained"
     )
     for ax, value in zip(axes[0], panels, strict=True):
         for (color, style, marker), arm in zip(STYLES, arms, strict=False):
