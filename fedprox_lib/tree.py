@@ -64,8 +64,3 @@ def norm(tree: Params) -> Tensor:
 def all_finite(tree: Params) -> bool:
     """Whether no entry is NaN or infinite."""
     return all(bool(torch.isfinite(t).all()) for t in tree.values())
-
-
-def num_entries(tree: Params) -> int:
-    """How many numbers the tree holds."""
-    return sum(t.numel() for t in tree.values())
