@@ -6,13 +6,14 @@ not, if the differences are roughly normal. Three replicates are indicative, not
 of ours.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from scipy import stats
 
 
-def interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
     """(mean, low, high) of Student's t interval for the mean; low and high are NaN for fewer than two values.
 
     Example:
