@@ -11,6 +11,7 @@ Room: pandas. May import all of the above; nothing of ours imports it.
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -154,7 +155,8 @@ def _require_writable(store: Path) -> None:
         records.write_file(probe, b"x" * 4096)
         probe.unlink()
     except OSError as error:
-        probe.unlink(missing_ok=True) if probe.parent.is_dir() else None
+        if probe.parent.is_dir():
+            probe.unlink(missing_ok=True)
         raise records.StoreUnwritable(
             f"results folder {store} cannot be written ({error}); nothing was trained. Free some space or choose a "
             "writable folder."
@@ -185,8 +187,6 @@ _worker: dict[str, Any] = {}
 
 
 def _start_worker(steps: Any, stop: Any, parent: int) -> None:
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     _worker.update(steps=steps, stop=stop)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Every statement of direction in the chapters, held to the committed records.
+"""The main findings that the chapters state in words, held to the committed records.
 
 Numbers in the text are computed from records when the book is built; words such as "larger", "falls", "every client"
 are not. Each test quotes the sentence it guards. If a record is made again and a test fails, the sentence must go.
