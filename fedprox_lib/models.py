@@ -70,7 +70,18 @@ class Model(NamedTuple):
 
 
 def _logistic(p: Params, x: Tensor) -> Tensor:
-    return F.linear(x.flatten(1), p["dense.weight"], p["dense.bias"])  # (b, 784) -> (b, 10)
+    return F.linear(x.flatten(1), p["dense.weight"], p["dense.bias"])  # (b, d) -> (b, 10)
+
+
+def logistic(num_features: int = 784, num_classes: int = 10) -> Model:
+    """Multinomial logistic regression on d features; 60 of them on the paper's synthetic data: 610 parameters.
+
+    Example:
+        >>> logistic(60).num_parameters
+        610
+    """
+    shapes: dict[str, tuple[int, ...]] = {"dense.weight": (num_classes, num_features), "dense.bias": (num_classes,)}
+    return Model("logistic", shapes, _logistic)
 
 
 def _cnn(p: Params, x: Tensor) -> Tensor:
@@ -108,7 +119,7 @@ _CNN_SHAPES = {
 MODELS = {
     model.name: model
     for model in (
-        Model("logistic", {"dense.weight": (10, 784), "dense.bias": (10,)}, _logistic),
+        logistic(),
         Model("cnn", _CNN_SHAPES, _cnn),
         Model("cnn_blog", _CNN_SHAPES, _cnn_blog),
     )
