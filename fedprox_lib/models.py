@@ -13,9 +13,11 @@ Room: PyTorch computation. May import rng, tree.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import grad, vmap
 
 from fedprox_lib import tree
 from fedprox_lib.rng import stream
@@ -29,11 +31,13 @@ class Model(NamedTuple):
         name: as in ``MODELS`` and in records.
         shapes: parameter names and shapes, weights before biases: ``(out, in)`` or ``(out, in, 5, 5)``.
         logits: ``logits(params, x)`` with x (b, 1, 28, 28) gives (b, 10) scores, before softmax.
+        is_linear: whether it is one dense layer, so that many models at once are a few matrix products.
     """
 
     name: str
     shapes: dict[str, tuple[int, ...]]
     logits: Callable[[Params, Tensor], Tensor]
+    is_linear: bool = False
 
     @property
     def num_parameters(self) -> int:
@@ -68,6 +72,64 @@ class Model(NamedTuple):
         scores = torch.cat([self.logits(params, part) for part in x.split(chunk)])
         return F.cross_entropy(scores.double(), y, reduction="none"), scores.argmax(1) == y
 
+    # --- many models at once: u groups of m models; the models of a group look at the same rows ----------------------
+
+    def logits_together(self, params: Params, x: Tensor) -> Tensor:
+        """Scores (u, b, m, 10) of parameters (u, m, ...) on rows x (u, b, ...)."""
+        if self.is_linear:
+            w, bias = params["dense.weight"], params["dense.bias"]  # (u, m, 10, d), (u, m, 10)
+            scores = torch.baddbmm(bias.flatten(1)[:, None], x.flatten(2), w.flatten(1, 2).transpose(1, 2))
+            return scores.unflatten(2, w.shape[1:3])  # (u, b, 10 m) -> (u, b, m, 10)
+        return vmap(vmap(self.logits, (0, None)))(params, x).transpose(1, 2)
+
+    def gradients_together(self, params: Params, x: Tensor, y: Tensor, weights: Tensor) -> Params:
+        """Gradients (u, m, ...) of the weighted sum of cross-entropies over rows x (u, b, ...), y and weights (u, b).
+
+        Weights of 1/b make it the mean; a weight of 0 leaves a row out.
+        """
+        if self.is_linear:
+            p = torch.softmax(self.logits_together(params, x), -1)
+            p -= p.new_zeros(*y.shape, 1, p.shape[-1]).scatter_(3, y[:, :, None, None], 1)
+            p *= weights[:, :, None, None]
+            p = p.flatten(2)  # d loss / d scores, (u, b, 10 m)
+            shape = params["dense.weight"].shape
+            return {
+                "dense.weight": torch.bmm(p.transpose(1, 2), x.flatten(2)).view(shape),
+                "dense.bias": p.sum(1).view(shape[:3]),
+            }
+
+        def loss(params: Params, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+            return (weights * F.cross_entropy(self.logits(params, x), y, reduction="none")).sum()
+
+        if weights.shape[0] == next(iter(params.values())).shape[1] == 1:  # one model: no need to batch convolutions
+            leaves = {name: p[0, 0].detach().requires_grad_() for name, p in params.items()}
+            grads = torch.autograd.grad(loss(leaves, x[0], y[0], weights[0]), list(leaves.values()))
+            return {name: g[None, None] for name, g in zip(leaves, grads, strict=True)}
+        return vmap(vmap(grad(loss), (0, None, None, None)))(params, x, y, weights)
+
+    @torch.no_grad()
+    def evaluate_together(
+        self, params: Params, x: Tensor, y: Tensor, rows: np.ndarray | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy and accuracy, (m,) float64 each, of parameters (1, m, ...) on the given rows; None: all.
+
+        A single model is evaluated by :meth:`loss_and_correct`, in float64 from the scores on.
+        """
+        index = torch.from_numpy(np.arange(len(y)) if rows is None else rows).to(y.device)
+        num_models = next(iter(params.values())).shape[1]
+        if num_models == 1:
+            one = {name: p[0, 0] for name, p in params.items()}
+            every = len(index) == len(y)
+            losses, right = self.loss_and_correct(one, *((x, y) if every else (x[index], y[index])), chunk=100)
+            return losses.mean()[None], right.double().mean()[None]
+        loss, correct = (torch.zeros(num_models, dtype=torch.float64, device=y.device) for _ in range(2))
+        for part in index.split(1000):
+            scores = self.logits_together(params, x[part][None])[0].transpose(1, 2)  # (b, 10, m)
+            labels = y[part][:, None].expand(-1, num_models)
+            loss += F.cross_entropy(scores, labels, reduction="none").double().sum(0)
+            correct += (scores.argmax(1) == labels).sum(0)
+        return loss / len(index), correct / len(index)
+
 
 def _logistic(p: Params, x: Tensor) -> Tensor:
     return F.linear(x.flatten(1), p["dense.weight"], p["dense.bias"])  # (b, d) -> (b, 10)
@@ -81,7 +143,7 @@ def logistic(num_features: int = 784, num_classes: int = 10) -> Model:
         610
     """
     shapes: dict[str, tuple[int, ...]] = {"dense.weight": (num_classes, num_features), "dense.bias": (num_classes,)}
-    return Model("logistic", shapes, _logistic)
+    return Model("logistic", shapes, _logistic, is_linear=True)
 
 
 def _cnn(p: Params, x: Tensor) -> Tensor:
@@ -127,8 +189,8 @@ MODELS = {
 """The models by name."""
 
 
-def get(name: str) -> Model:
-    """The model of that name.
+def get(name: str, num_features: int = 784) -> Model:
+    """The model of that name, for rows of that many features.
 
     Example:
         >>> get("cnn").num_parameters
@@ -136,6 +198,10 @@ def get(name: str) -> Model:
     """
     if name not in MODELS:
         raise ValueError(f"model must be one of {', '.join(MODELS)}, got {name!r}.")
+    if name == "logistic":
+        return logistic(num_features)
+    if num_features != 784:
+        raise ValueError(f"model {name!r} needs images of 28 x 28 = 784 pixels, got rows of {num_features} features.")
     return MODELS[name]
 
 

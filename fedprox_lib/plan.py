@@ -10,7 +10,7 @@ Taught in "FedAvg and FedProx side by side". Room: NumPy decisions. May import r
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -140,6 +140,8 @@ class UniformPlanner:
         cohort_size: K in [1, N].
         straggler_fraction: in [0, 1].
         straggler_epochs: one of ``STRAGGLER_EPOCHS``.
+        drawn: orders already drawn, by (round, client, epochs, batch size): planners of the same seed and partition
+            that are given one dictionary draw each order once, and hand out the very same arrays.
     """
 
     partition: Partition
@@ -148,12 +150,15 @@ class UniformPlanner:
     cohort_size: int
     straggler_fraction: float
     straggler_epochs: str = "1..E"
+    drawn: dict = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         require_cohort(self.cohort_size, self.partition.num_clients)
         require_stragglers(self.straggler_fraction, self.straggler_epochs)
 
     def round_plan(self, t: int) -> RoundPlan:
+        if self.drawn and next(iter(self.drawn))[0] != t:
+            self.drawn.clear()  # orders are kept for one round only
         clients = stream(self.seed, "cohort", t).permutation(self.partition.num_clients)[: self.cohort_size]
         # Always drawn for the whole cohort, so that neither draw depends on the straggler fraction.
         rng = stream(self.seed, "stragglers", t)
@@ -167,7 +172,10 @@ class UniformPlanner:
         rows, epochs, size = self.partition.rows[client], self.work.epochs, self.work.batch_size
         if straggler and epochs > 1:
             epochs = 1 + int(luck * (epochs if self.straggler_epochs == "1..E" else epochs - 1))
-        order, batch_sizes = client_order(self.seed, t, client, rows, epochs=epochs, batch_size=size)
+        key = (t, client, epochs, size)
+        if key not in self.drawn:
+            self.drawn[key] = client_order(self.seed, t, client, rows, epochs=epochs, batch_size=size)
+        order, batch_sizes = self.drawn[key]
         if straggler and self.work.epochs == 1:
             batch_sizes = batch_sizes[: 1 + int(luck * len(batch_sizes))]
             order = order[: batch_sizes.sum()]

@@ -4,30 +4,23 @@
 experiment and measured round, settings on the left, measurements on the right (``COLUMNS`` explains them). ``table``
 does the same for a named table. An interrupted sweep goes on where it stopped.
 
-``python -m fedprox_lib.results`` (``make results``) trains every sweep of the book, two at a time, with a progress bar.
+``python -m fedprox_lib.results`` (``make results``) trains every sweep of the book, on all cores, with a progress bar.
 Room: pandas. May import all of the above; nothing of ours imports it.
 """
 
 import argparse
-import multiprocessing
 import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
+from fedprox_lib import engine, parallel, records, training
 from fedprox_lib import profile as profiles
-from fedprox_lib import records, training
 from fedprox_lib.experiment import Experiment
-from fedprox_lib.plan import num_stragglers
 from fedprox_lib.profile import Profile
 from fedprox_lib.records import Record
 
@@ -38,6 +31,8 @@ COLUMNS = {
     "train_loss": "mean cross-entropy (nats) of w_t on the evaluated training rows of all clients",
     "test_loss": "mean cross-entropy (nats) of w_t on the evaluated test rows",
     "test_accuracy": "fraction in [0, 1] of the evaluated test rows that w_t classifies correctly",
+    "gradient_variance": "E_k ||grad F_k(w_t) - grad f(w_t)||^2 over all clients, weighted by n_k / n",
+    "dissimilarity": "B(w_t) = sqrt(E_k ||grad F_k||^2 / ||grad f||^2), at least 1; the paper's Definition 3",
     "diverged_at": "round in which a weight stopped being finite; empty if none did",
 }
 """What the measured columns mean; all other columns are fields of :class:`Experiment` and of what it holds."""
@@ -51,23 +46,32 @@ def run(
     experiments: Sequence[Experiment],
     profile: Profile,
     *,
-    workers: int = 1,
+    workers: int | None = None,
+    backend: str = engine.DEFAULT,
     device: str = "cpu",
+    memory_gib: float = 4.0,
     checkpoint_seconds: float | None = None,
 ) -> pd.DataFrame:
     """Load what is recorded, train what is not, return one table.
 
+    Runs that can train as one program do so: same model, data set and batch size; everything else may differ.
+
     Args:
         experiments: what is wanted; duplicates are trained once.
         profile: whose store, and whether training is allowed.
-        workers: how many runs train side by side, each on one thread.
+        workers: how many processes train side by side, each on one thread; None for one a core, or a single one
+            where the work is too little to be worth a start.
+        backend: "batched", or "sequential" for the readable definition, which is slower and agrees up to rounding.
         device: "cpu" or "cuda".
+        memory_gib: what all workers together may use beyond the data set, in GiB. It bounds how many runs train
+            together, not how many there may be.
         checkpoint_seconds: time between checkpoints of a run; None for the library's choice.
 
     Raises:
         RecordMissing: something lacks and the profile may not train.
         RecordDamaged: a record is not what it should be; nothing is trained then.
         StoreUnwritable: the store cannot be written.
+        TooLarge: a run would not fit into the memory; nothing is trained then.
     """
     wanted = {experiment.id: experiment for experiment in experiments}
     folder = lambda name: profile.store / "runs" / name  # noqa: E731
@@ -80,19 +84,15 @@ def run(
         )
     if lacking:
         _require_writable(profile.store)
-        steps = round(sum(map(estimated_steps, lacking)))
-        with tqdm(total=steps, unit="step", unit_scale=True, disable=_no_terminal()) as bar:
-            if workers == 1:
-                for e in lacking:
-                    training.train(
-                        e,
-                        profile.store,
-                        device=device,
-                        checkpoint_seconds=checkpoint_seconds,
-                        on_round=_advance(bar, e),
-                    )
-            else:
-                _train_side_by_side(lacking, profile.store, workers, device, checkpoint_seconds, bar)
+        parallel.train(
+            lacking,
+            profile.store,
+            workers=workers,
+            backend=backend,
+            device=device,
+            memory_gib=memory_gib,
+            checkpoint_seconds=checkpoint_seconds,
+        )
         have |= {e.id: load(e, profile) for e in lacking}
     return pd.concat([_tidy(wanted[name], have[name]) for name in wanted], ignore_index=True)
 
@@ -116,9 +116,9 @@ def table(name: str, profile: Profile, settings: dict[str, Any], make: Callable[
         if not profile.may_train:
             raise RecordMissing(f"table {name!r} is not in {profile.store}: 'make results' computes it.")
         _require_writable(profile.store)
-        with training.one_thread():
+        with training.use_threads(1):
             made = make()
-        records.write(folder, Record(settings, made, {"status": "complete"}, training.provenance()))
+        records.write(folder, Record(settings, made, {"status": "complete"}, training.provenance(threads=1)))
     return records.read(folder, settings).table
 
 
@@ -129,15 +129,6 @@ def provenance(experiments: Sequence[Experiment], profile: Profile) -> pd.DataFr
         record = load(e, profile)
         rows.append({"record": e.id, "arm": e.label, "outcome": record.outcome["status"], **record.provenance})
     return pd.DataFrame(rows)
-
-
-def estimated_steps(e: Experiment) -> float:
-    """Roughly how many local steps a run costs, for the progress bar; sizes are taken as equal."""
-    rows = (e.train_rows or (4_000 if e.data == "mnist5k" else 60_000)) / e.partition.num_clients
-    full = e.work.epochs * -(-rows // e.work.batch_size)
-    late = num_stragglers(e.cohort_size, e.straggler_fraction)
-    partial = late * full * (e.work.epochs + 1) / (2 * e.work.epochs) if e.algorithm.keeps_partial_work else 0
-    return e.rounds * ((e.cohort_size - late) * full + partial)
 
 
 def _tidy(e: Experiment, record: Record) -> pd.DataFrame:
@@ -163,76 +154,6 @@ def _require_writable(store: Path) -> None:
         ) from error
 
 
-def _no_terminal() -> bool:
-    return not sys.stderr.isatty()
-
-
-def _steps_in_round(e: Experiment, state: Any) -> float:
-    return estimated_steps(e) / e.rounds if state.round else 0.0  # round 0 only measures
-
-
-def _advance(bar: tqdm, e: Experiment) -> Callable[[Any], bool]:
-    def on_round(state: Any) -> bool:
-        bar.update(_steps_in_round(e, state))
-        return True
-
-    return on_round
-
-
-# --- several runs side by side -------------------------------------------------------------------------------------
-# Each worker is a process of its own that trains one run at a time. After every round it looks at the event that asks
-# it to stop; all the time it watches its parent, so that a killed parent leaves no worker behind.
-
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(steps: Any, stop: Any, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    _worker.update(steps=steps, stop=stop)
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
-
-
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)  # records and checkpoints appear by renaming, so no moment is a wrong one
-
-
-def _work(e: Experiment, store: Path, device: str, checkpoint_seconds: float | None) -> None:
-    def on_round(state: Any) -> bool:
-        _worker["steps"].put(_steps_in_round(e, state))
-        return not _worker["stop"].is_set()
-
-    training.train(e, store, device=device, checkpoint_seconds=checkpoint_seconds, on_round=on_round)
-
-
-def _train_side_by_side(
-    lacking: list[Experiment], store: Path, workers: int, device: str, checkpoint_seconds: float | None, bar: tqdm
-) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    steps, stop = spawn.SimpleQueue(), spawn.Event()
-
-    def follow() -> None:
-        while (done := steps.get()) is not None:
-            bar.update(done)
-
-    follower = threading.Thread(target=follow, daemon=True)
-    follower.start()
-    pool = ProcessPoolExecutor(min(workers, len(lacking)), spawn, _start_worker, (steps, stop, os.getpid()))
-    try:
-        futures = [pool.submit(_work, e, store, device, checkpoint_seconds) for e in lacking]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        steps.put(None)
-        follower.join()
-
-
 def main() -> None:
     """Train every sweep of the book that the store lacks."""
     from fedprox_lib import sweeps
@@ -241,7 +162,9 @@ def main() -> None:
     parser.add_argument("--sweep", choices=sorted(sweeps.BOOK), action="append", help="only this sweep (repeatable)")
     parser.add_argument("--profile", default="paper", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, help="another results folder")
-    parser.add_argument("--workers", type=int, help="runs side by side; one a core on a CPU, one on a GPU")
+    parser.add_argument("--workers", type=int, help="processes side by side; by default one a core, on a GPU one")
+    parser.add_argument("--backend", default=engine.DEFAULT, choices=engine.BACKENDS)
+    parser.add_argument("--memory-gib", type=float, default=4.0, help="for all workers together; default: %(default)s")
     parser.add_argument("--device", default=training.default_device(), help="default here: %(default)s")
     parser.add_argument("--checkpoint-seconds", type=float)
     chosen = parser.parse_args()
@@ -255,8 +178,10 @@ def main() -> None:
         run(
             experiments,
             profile,
-            workers=chosen.workers or (os.cpu_count() or 1 if chosen.device == "cpu" else 1),
+            workers=chosen.workers,
+            backend=chosen.backend,
             device=chosen.device,
+            memory_gib=chosen.memory_gib,
             checkpoint_seconds=chosen.checkpoint_seconds,
         )
     except KeyboardInterrupt:

@@ -9,21 +9,19 @@ Taught in "The model and one client" and "FedAvg and FedProx side by side". Room
 as NumPy and become tensors here. May import all of the above but results and figures.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from fedprox_lib import data, models, tree
+from fedprox_lib import models, tree
 from fedprox_lib.algorithms import Algorithm, Reports
-from fedprox_lib.data import Data, Examples
+from fedprox_lib.data import Examples
 from fedprox_lib.experiment import Experiment
+from fedprox_lib.federation import Federation, measure, prepare
 from fedprox_lib.models import Model
-from fedprox_lib.partition import Partition
-from fedprox_lib.plan import ClientWork, Planner, RoundPlan, UniformPlanner
-from fedprox_lib.rng import stream
+from fedprox_lib.plan import ClientWork, RoundPlan, UniformPlanner
 from fedprox_lib.tree import Params
 
 
@@ -106,17 +104,17 @@ def run_round(
     num_clients: int,
     backend: Backend = sequential,
 ) -> State:
-    """One round: drop stragglers if the algorithm does, train the rest, collect reports, update the server.
+    """One round: drop stragglers if the algorithm does, train the rest, collect reports, update the server."""
+    jobs = _jobs(state, plan, algorithm, lr)
+    return _conclude(state, plan.round, jobs, backend(model, train, jobs), algorithm, num_clients)
 
-    An empty cohort leaves w_t unchanged. Reports are sorted by client number, so that the sum does not depend on who
-    answered first.
-    """
+
+def _jobs(state: State, plan: RoundPlan, algorithm: Algorithm, lr: float) -> list[Job]:
+    """What the clients of a round get to do, sorted by client number: the sum must not depend on who answers first."""
     if not algorithm.keeps_partial_work:
         plan = plan.without_stragglers()
-    if not plan.cohort:
-        return state._replace(round=plan.round)
     numbers = algorithm.numbers()
-    jobs = [
+    return [
         Job(
             state.params,
             work,
@@ -128,10 +126,18 @@ def run_round(
         )
         for work in sorted(plan.cohort, key=lambda work: work.client)
     ]
+
+
+def _conclude(
+    state: State, t: int, jobs: list[Job], ends: list[Params], algorithm: Algorithm, num_clients: int
+) -> State:
+    """Reports, server update, new state. An empty cohort leaves w_t unchanged."""
+    if not jobs:
+        return state._replace(round=t)
     memories, deltas, extras = dict(state.memories), [], []
-    for job, w in zip(jobs, backend(model, train, jobs), strict=True):
+    for job, w in zip(jobs, ends, strict=True):
         delta = tree.subtract(w, state.params)
-        extra, memory = algorithm.report(delta, job.work.num_steps, lr, state.server, job.memory, numbers)
+        extra, memory = algorithm.report(delta, job.work.num_steps, job.lr, state.server, job.memory, job.numbers)
         deltas.append(delta)
         extras.append(extra)
         if memory:
@@ -142,94 +148,90 @@ def run_round(
         torch.tensor([job.work.num_examples for job in jobs], dtype=torch.float64),
         torch.tensor([job.work.num_steps for job in jobs], dtype=torch.float64),
     )
-    params, server = algorithm.server_update(state.params, state.server, reports, numbers, num_clients)
-    return State(plan.round, tree.map(tree.laid_out, params), server, memories)
+    params, server = algorithm.server_update(state.params, state.server, reports, jobs[0].numbers, num_clients)
+    return State(t, tree.map(tree.laid_out, params), server, memories)
 
 
-@dataclass(frozen=True)
-class Federation:
-    """An experiment made concrete: tensors, partition, model, plans.
-
-    Attributes:
-        train: the federation's rows only (after ``train_rows``), on the device.
-        test: the test rows that are evaluated.
-        train_sample: the rows on which the training loss is taken.
-        partition: rows of ``train`` by client.
-        model: the model.
-        planner: the plan producer; replace it to run another protocol.
-        data_sha256: checksum of the data, for provenance.
-    """
-
-    train: Examples
-    test: Examples
-    train_sample: Examples
-    partition: Partition
-    model: Model
-    planner: Planner
-    data_sha256: str
-
-    @classmethod
-    def of(cls, experiment: Experiment, device: str = "cpu") -> "Federation":
-        """Load, subset and cut the data of an experiment."""
-        loaded: Data = data.load(experiment.data, experiment.normalisation)
-        train = loaded.train
-        if experiment.train_rows is not None:
-            if experiment.train_rows > len(train.y):
-                raise ValueError(
-                    f"train_rows must be at most {len(train.y)}, the training rows of {experiment.data}, "
-                    f"got {experiment.train_rows}."
-                )
-            train = train.take(_subset(experiment.data_seed, "subset", len(train.y), experiment.train_rows))
-        partition = experiment.partition.split(train.labels, data_seed=experiment.data_seed)
-        planner = UniformPlanner(
-            partition,
-            experiment.work,
-            experiment.seed,
-            experiment.cohort_size,
-            experiment.straggler_fraction,
-            experiment.straggler_epochs,
-        )
-        rows = experiment.evaluation.train_rows
-        held = np.sort(np.concatenate(partition.rows))
-        sample = held[_subset(experiment.data_seed, "train sample", len(held), rows)]
-        test = loaded.test.take(
-            _subset(experiment.data_seed, "test sample", len(loaded.test.y), experiment.evaluation.test_rows)
-        )
-        place = lambda e: Examples(e.x.to(device), e.y.to(device))  # noqa: E731
-        return cls(
-            place(train),
-            place(test),
-            place(train.take(sample)),
-            partition,
-            models.get(experiment.model),
-            planner,
-            loaded.sha256,
-        )
-
-
-def _subset(seed: int, name: str, available: int, wanted: int | None) -> np.ndarray:
-    """``wanted`` of the numbers below ``available``, sorted; all of them if None or more than there are."""
-    if wanted is None or wanted >= available:
-        return np.arange(available)
-    return np.sort(stream(seed, name).permutation(available)[:wanted])
-
-
-def initial_state(experiment: Experiment, device: str = "cpu") -> State:
+def initial_state(experiment: Experiment, device: str = "cpu", model: Model | None = None) -> State:
     """Round 0: the seeded weights and empty memories."""
-    params = models.get(experiment.model).init(experiment.seed)
+    params = (model or models.get(experiment.model)).init(experiment.seed)
     params = tree.map(lambda w: tree.laid_out(w.to(device)), params)
     return State(0, params, experiment.algorithm.init_server(params), {})
 
 
-def measure(state: State, federation: Federation) -> dict[str, float]:
-    """The measurements of a round; ``results.COLUMNS`` says what each one is."""
-    train_loss, _ = federation.model.loss_and_correct(state.params, *federation.train_sample, chunk=100)
-    test_loss, correct = federation.model.loss_and_correct(state.params, *federation.test, chunk=100)
-    return {
-        "train_loss": float(train_loss.mean()),
-        "test_loss": float(test_loss.mean()),
-        "test_accuracy": float(correct.double().mean()),
-    }
+class Progress(NamedTuple):
+    """One run after one round.
+
+    Attributes:
+        experiment: which run.
+        state: its state.
+        measured: the measurements, empty in rounds that its evaluation skips.
+        seconds_measuring: what they cost, this run's share.
+    """
+
+    experiment: Experiment
+    state: State
+    measured: dict[str, float]
+    seconds_measuring: float
+
+
+def together(
+    experiments: Sequence[Experiment],
+    *,
+    backend: Backend = sequential,
+    device: str = "cpu",
+    federations: Sequence[Federation] | None = None,
+    states: Sequence[State | None] | None = None,
+) -> Iterator[Progress]:
+    """Train several runs in lockstep: the backend gets the jobs of all of them at once.
+
+    Args:
+        experiments: runs of one model and one batch size.
+        backend: who does the jobs.
+        device: where the tensors lie.
+        federations: prepared ones, to share data between calls or to bring other plan producers.
+        states: where each run goes on from; None to start at round 0. Runs that are behind catch up first.
+
+    Yields:
+        every run after round 0 (unless resumed) and after each of its rounds. A run ends early when a weight stops
+        being finite: its last state says in which round.
+    """
+    given = federations or prepare(experiments, device)
+    given_states = states or [None] * len(experiments)
+    runs = list(zip(experiments, given, strict=True))
+    fresh = [(i, initial_state(e, device, f.model)) for i, (e, f) in enumerate(runs) if given_states[i] is None]
+    now = {i: s for i, s in enumerate(given_states) if s is not None} | dict(fresh)
+    yield from _measured([(runs[i], s) for i, s in fresh])
+    going = {i for i, s in now.items() if s.round < runs[i][0].rounds}
+    while going:
+        t = 1 + min(now[i].round for i in going)
+        due = [i for i in sorted(going) if now[i].round == t - 1]
+        jobs = [_jobs(now[i], f.planner.round_plan(t), e.algorithm, e.work.lr) for i in due for e, f in [runs[i]]]
+        ends = iter(backend(runs[due[0]][1].model, runs[due[0]][1].train, [job for part in jobs for job in part]))
+        for i, part in zip(due, jobs, strict=True):
+            e, f = runs[i]
+            now[i] = _conclude(now[i], t, part, [next(ends) for _ in part], e.algorithm, f.partition.num_clients)
+            if t == e.rounds or not tree.all_finite(now[i].params):
+                going.remove(i)
+        yield from _measured([(runs[i], now[i]) for i in due])
+
+
+def _measured(done: list[tuple[tuple[Experiment, Federation], State]]) -> Iterator[Progress]:
+    """Measure what is due, all runs with the same rows in one go."""
+    groups: dict[tuple, list[int]] = {}
+    for i, ((e, f), state) in enumerate(done):
+        due = state.round % e.evaluation.every == 0 or state.round == e.rounds
+        if due and tree.all_finite(state.params):
+            groups.setdefault((id(f.sampled), id(f.test.x), id(f.partition), e.evaluation), []).append(i)
+    measured: dict[int, tuple[dict[str, float], float]] = {}
+    for members in groups.values():
+        started = time.perf_counter()
+        (e, f), _ = done[members[0]]
+        values = measure([done[i][1].params for i in members], f, e.evaluation.gradients)
+        share = (time.perf_counter() - started) / len(members)
+        measured |= {i: (row, share) for i, row in zip(members, values, strict=True)}
+    for i, ((e, _), state) in enumerate(done):
+        yield Progress(e, state, *measured.get(i, ({}, 0.0)))
 
 
 def simulate(
@@ -254,26 +256,9 @@ def simulate(
         rounds that ``experiment.evaluation`` skips. The iteration ends early when a weight stops being finite: the
         last state says in which round.
     """
-    federation = federation or Federation.of(experiment, device)
-    if state is None:
-        state = initial_state(experiment, device)
-        yield state, measure(state, federation)
-    for t in range(state.round + 1, experiment.rounds + 1):
-        state = run_round(
-            state,
-            federation.planner.round_plan(t),
-            federation.train,
-            model=federation.model,
-            algorithm=experiment.algorithm,
-            lr=experiment.work.lr,
-            num_clients=federation.partition.num_clients,
-            backend=backend,
-        )
-        if not tree.all_finite(state.params):
-            yield state, {}
-            return
-        due = t % experiment.evaluation.every == 0 or t == experiment.rounds
-        yield state, measure(state, federation) if due else {}
+    federations = [federation or Federation.of(experiment, device)]
+    for done in together([experiment], backend=backend, device=device, federations=federations, states=[state]):
+        yield done.state, done.measured
 
 
 def one_client(

@@ -1,4 +1,4 @@
-"""One experiment from start (or its last checkpoint) to a finished record.
+"""Experiments from start (or their last checkpoints) to finished records, trained together where that pays.
 
 A checkpoint is a safetensors file ``<store>/.partial/<id>.safetensors``: the tensors of the :class:`State`, and as
 metadata the round and the rows measured so far. Since plans are pure functions of (seed, round), a run that goes on
@@ -14,7 +14,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -26,10 +27,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fedprox_lib import records, tree
+from fedprox_lib import engine, records, tree
 from fedprox_lib.experiment import Experiment
+from fedprox_lib.federation import prepare
 from fedprox_lib.records import Record, RecordDamaged
-from fedprox_lib.simulate import Backend, Federation, State, sequential, simulate
+from fedprox_lib.simulate import State, together
 
 CHECKPOINT_SECONDS = 20.0
 """A run writes a checkpoint when this long has passed since the last one."""
@@ -40,23 +42,25 @@ class Interrupted(Exception):
 
 
 def train(
-    experiment: Experiment,
+    experiments: Sequence[Experiment],
     store: Path,
     *,
-    backend: Backend = sequential,
+    backend: str = engine.DEFAULT,
     device: str = "cpu",
+    threads: int = 1,
     checkpoint_seconds: float | None = None,
-    on_round: Callable[[State], bool] = lambda state: True,
-) -> Record:
-    """Train one experiment and record it under ``store/runs/<id>``.
+    on_round: Callable[[Experiment, State], bool] = lambda experiment, state: True,
+) -> list[Record]:
+    """Train experiments together and record each under ``store/runs/<id>`` as soon as it is done.
 
     Args:
-        experiment: what to train.
+        experiments: what to train: runs of one model and batch size.
         store: folder of records.
-        backend: who does the jobs.
+        backend: who does the jobs, one of ``engine.BACKENDS``.
         device: where the tensors lie.
+        threads: of PyTorch's operations.
         checkpoint_seconds: time between checkpoints; None for ``CHECKPOINT_SECONDS``, 0 for every round.
-        on_round: called after every round; False stops the run after a checkpoint.
+        on_round: called after every round of every run; False stops all of them after a checkpoint.
 
     Raises:
         Interrupted: if ``on_round`` said so.
@@ -64,38 +68,53 @@ def train(
     """
     _commit()  # of the code that trains, not of what has been committed by the time it is done
     pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-    checkpoint = store / ".partial" / f"{experiment.id}.safetensors"
-    reached, rows, spent = _load_checkpoint(checkpoint)
+    unfinished = {e.id: _load_checkpoint(store / ".partial" / f"{e.id}.safetensors") for e in experiments}
+    finished: dict[str, Record] = {}
     started = saved = time.monotonic()
-    outcome: dict[str, Any] = {"status": "complete"}
-    with one_thread():
-        federation = Federation.of(experiment, device)
-        if reached is not None:
-            reached = _placed(reached, device)
-        rounds = simulate(experiment, backend=backend, device=device, federation=federation, state=reached)
-        for state, measured in rounds:
-            if measured:
-                rows.append({"round": state.round, **measured})
-            if not tree.all_finite(state.params):
-                outcome = {"status": "diverged", "round": state.round}
-                break
-            go_on = on_round(state)
-            now = time.monotonic()
-            if not go_on or (now - saved >= pause and state.round < experiment.rounds):
-                _save_checkpoint(checkpoint, state, rows, spent + now - started)
-                saved = now
-            if not go_on:
-                raise Interrupted(experiment.id)
-    facts = provenance(
-        data_sha256=federation.data_sha256,
-        backend=getattr(backend, "__name__", str(backend)),
-        device=device,
-        seconds=round(spent + time.monotonic() - started, 1),
-    )
-    record = Record(experiment.settings(), pd.DataFrame(rows), outcome, facts)
-    records.write(store / "runs" / experiment.id, record)
-    checkpoint.unlink(missing_ok=True)
-    return record
+    share = lambda: (time.monotonic() - started) / len(experiments)  # noqa: E731
+
+    def checkpoint() -> None:
+        for run in unfinished.values():
+            if run.state is not None:
+                _save_checkpoint(run, share())
+
+    try:
+        with use_threads(threads):
+            federations = prepare(experiments, device)
+            shas = {e.id: f.data_sha256 for e, f in zip(experiments, federations, strict=True)}
+            states = [s if s is None else _placed(s, device) for s in (run.state for run in unfinished.values())]
+            for e, state, measured, seconds in together(
+                experiments, backend=engine.BACKENDS[backend], device=device, federations=federations, states=states
+            ):
+                run = unfinished[e.id]
+                run.state, run.measuring = state, run.measuring + seconds
+                if measured:
+                    run.rows.append({"round": state.round, **measured})
+                finite = tree.all_finite(state.params)
+                if state.round == e.rounds or not finite:
+                    facts = provenance(
+                        data_sha256=shas[e.id],
+                        backend=backend,
+                        device=device,
+                        threads=threads,
+                        runs_together=len(experiments),
+                        seconds=round(run.seconds + share(), 3),
+                        seconds_measuring=round(run.measuring, 3),
+                    )
+                    outcome = {"status": "complete"} if finite else {"status": "diverged", "round": state.round}
+                    finished[e.id] = Record(e.settings(), pd.DataFrame(run.rows), outcome, facts)
+                    records.write(store / "runs" / e.id, finished[e.id])
+                    unfinished.pop(e.id).path.unlink(missing_ok=True)
+                go_on = on_round(e, state)
+                if not go_on or time.monotonic() - saved >= pause:
+                    checkpoint()
+                    saved = time.monotonic()
+                if not go_on and unfinished:
+                    raise Interrupted(", ".join(unfinished))
+    except KeyboardInterrupt:
+        checkpoint()  # the last round that every run has finished, so that little is lost
+        raise
+    return [finished[e.id] for e in experiments]
 
 
 def default_device() -> str:
@@ -104,8 +123,8 @@ def default_device() -> str:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Train on one thread: sums then have one order, and a second core does the next run instead.
+def use_threads(threads: int = 1) -> Iterator[None]:
+    """Compute on so many threads. One is the rule: sums then have one order, and another core does another run.
 
     On Linux freed memory is also kept for reuse, or the kernel zeroes fresh pages at every local step of the CNN.
     """
@@ -114,12 +133,12 @@ def one_thread() -> Iterator[None]:
             libc = ctypes.CDLL(None)
             libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
             libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def provenance(**facts: Any) -> dict[str, Any]:
@@ -131,7 +150,6 @@ def provenance(**facts: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: _version(name) for name in ("torch", "numpy")},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "threads": 1,
         **facts,
     }
 
@@ -157,12 +175,30 @@ def _commit() -> str:
         return "unknown"
 
 
-def _save_checkpoint(path: Path, state: State, rows: list[dict], seconds: float) -> None:
+@dataclass
+class _Run:
+    """What is known of an unfinished run: ``state`` is None before round 0."""
+
+    path: Path
+    state: State | None = None
+    rows: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+    measuring: float = 0.0
+
+
+def _save_checkpoint(run: _Run, seconds: float) -> None:
+    path, state = run.path, run.state
+    assert state is not None
     tensors = {f"params/{name}": w for name, w in state.params.items()}
     tensors |= {f"server/{name}": w for name, w in state.server.items()}
     for client, memory in state.memories.items():
         tensors |= {f"memory/{client}/{name}": w for name, w in memory.items()}
-    about = {"round": str(state.round), "rows": json.dumps(rows), "seconds": str(seconds)}
+    about = {
+        "round": str(state.round),
+        "rows": json.dumps(run.rows),
+        "seconds": str(run.seconds + seconds),
+        "measuring": str(run.measuring),
+    }
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,9 +212,9 @@ def _save_checkpoint(path: Path, state: State, rows: list[dict], seconds: float)
         ) from error
 
 
-def _load_checkpoint(path: Path) -> tuple[State | None, list[dict], float]:
+def _load_checkpoint(path: Path) -> _Run:
     if not path.exists():
-        return None, [], 0.0
+        return _Run(path)
     parts: dict[str, dict] = {"params": {}, "server": {}}
     memories: dict[int, dict] = {}
     try:
@@ -192,7 +228,7 @@ def _load_checkpoint(path: Path) -> tuple[State | None, list[dict], float]:
                 else:
                     parts[kind][name] = file.get_tensor(key)
         state = State(int(about["round"]), parts["params"], parts["server"], memories)
-        return state, json.loads(about["rows"]), float(about["seconds"])
+        return _Run(path, state, json.loads(about["rows"]), float(about["seconds"]), float(about["measuring"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RecordDamaged(f"checkpoint {path} is damaged ({error}): delete it to start this run again.") from error
 

@@ -11,11 +11,18 @@ PACKAGE = Path(__file__).parent.parent / "fedprox_lib"
 LAYERS = [
     ["rng", "tree", "profile", "records", "statistics"],
     ["data", "partition", "models", "algorithms.base"],
-    ["plan", "algorithms.fedavg", "algorithms.fedprox"],
+    [
+        "plan",
+        "diagnostics",
+        *(f"algorithms.{name}" for name in ("fedavg", "fedprox", "scaffold", "fedavgm", "fedadam")),
+    ],
     ["algorithms"],
     ["experiment"],
-    ["simulate", "diagnostics", "sweeps"],
+    ["federation", "sweeps"],
+    ["simulate"],
+    ["engine"],
     ["training"],
+    ["parallel"],
     ["results"],
     ["figures"],
 ]

@@ -4,10 +4,13 @@ Diff two files to see the science: an algorithm here is nothing but its differen
 """
 
 from fedprox_lib.algorithms.base import Algorithm, Reports
+from fedprox_lib.algorithms.fedadam import FedAdam
 from fedprox_lib.algorithms.fedavg import FedAvg
+from fedprox_lib.algorithms.fedavgm import FedAvgM
 from fedprox_lib.algorithms.fedprox import FedProx
+from fedprox_lib.algorithms.scaffold import Scaffold
 
-ALL = {cls.__name__: cls for cls in (FedAvg, FedProx)}
+ALL = {cls.__name__: cls for cls in (FedAvg, FedProx, Scaffold, FedAvgM, FedAdam)}
 """The algorithms by name, as they stand in records."""
 
-__all__ = ["ALL", "Algorithm", "FedAvg", "FedProx", "Reports"]
+__all__ = ["ALL", "Algorithm", "FedAdam", "FedAvg", "FedAvgM", "FedProx", "Reports", "Scaffold"]

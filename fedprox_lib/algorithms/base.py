@@ -2,13 +2,16 @@
 
 The frozen dataclass names and checks the algorithm's numbers (``mu``, ...) and is what records show. Its rules never
 read those fields: they receive them as ``numbers``, which travel with the job. That is what lets one program train the
-clients of runs with different mu side by side.
+clients of runs with different mu side by side: there every tensor carries leading axes of clients, and the numbers
+broadcast along them. So a local rule is arithmetic entry by entry (``+ - *``, no norms, no indexing, no ``if`` on
+values), and what it reads of server or memory has the names of the parameters. The conformance tests hold it to that.
 
 Conventions: delta = w_k - w_t points from the global to the local model. Symbols are the papers'.
 Room: PyTorch computation. May import tree.
 """
 
 import abc
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -48,8 +51,7 @@ class Algorithm(abc.ABC):
         """The fields, as the rules receive them."""
         return asdict(self)
 
-    @staticmethod
-    def init_server(w: Params) -> Params:
+    def init_server(self, w: Params) -> Params:
         """Server memory before round 1."""
         return {}
 
@@ -75,9 +77,26 @@ class Algorithm(abc.ABC):
         w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
     ) -> tuple[Params, Params]:
         """(w_{t+1}, server memory). Default: the n_k-weighted mean of the clients' models, summed in float64."""
-        p = reports.num_examples / reports.num_examples.sum()
+        return tree.map(lambda w, d: (w.double() + d).to(w.dtype), w_t, mean_delta(reports)), server
 
-        def average(w: Tensor, delta: Tensor) -> Tensor:
-            return (w.double() + torch.tensordot(p.to(w.device), delta.double(), dims=1)).to(w.dtype)
 
-        return tree.map(average, w_t, reports.delta), server
+def mean_delta(reports: Reports) -> Params:
+    """sum_k n_k delta_k / sum_k n_k over the cohort, in float64."""
+    p = reports.num_examples / reports.num_examples.sum()
+    return tree.map(lambda delta: torch.tensordot(p.to(delta.device), delta.double(), dims=1), reports.delta)
+
+
+def require_positive(algorithm: Algorithm, *names: str) -> None:
+    """Raise unless these numbers are finite and > 0."""
+    for name in names:
+        value = getattr(algorithm, name)
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"{type(algorithm).__name__} needs a finite {name} > 0, got {name}={value!r}.")
+
+
+def require_fraction(algorithm: Algorithm, *names: str) -> None:
+    """Raise unless these numbers are in [0, 1)."""
+    for name in names:
+        value = getattr(algorithm, name)
+        if not isinstance(value, int | float) or not 0 <= value < 1:
+            raise ValueError(f"{type(algorithm).__name__} needs {name} in [0, 1), got {name}={value!r}.")

@@ -1,0 +1,197 @@
+"""A sweep on all cores: cut into waves of runs that train together, done by worker processes, with one progress bar.
+
+Which question this answers: *which runs share a program, which process does them, and does it fit into memory?*
+A wave is what :func:`training.train` gets at once; :func:`waves` cuts them. Each worker is a process of its own that
+trains one wave at a time. After every round it looks at the event that asks it to stop; all the time it watches its
+parent, so that a killed parent leaves no worker behind.
+
+Taught in "Fast enough to sweep". Room: processes. May import training and what it stands on.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from fedprox_lib import data, engine, models, training
+from fedprox_lib.experiment import Experiment
+from fedprox_lib.plan import num_stragglers
+from fedprox_lib.simulate import State
+
+RUNS_TOGETHER = 64
+"""At most so many runs train as one program: more would need more memory and win nothing."""
+
+WORTH_A_PROCESS = 30.0
+"""Seconds of estimated work below which no second process is started (a start costs some seconds itself)."""
+
+STEPS_PER_SECOND = {"logistic": 20_000, "cnn": 60, "cnn_blog": 60}
+"""Rough local steps a second of one core, for that estimate only."""
+
+
+class TooLarge(MemoryError):
+    """A run would not fit into the memory budget; said before it starts."""
+
+
+def train(
+    lacking: Sequence[Experiment],
+    store: Path,
+    *,
+    workers: int | None = None,
+    backend: str = engine.DEFAULT,
+    device: str = "cpu",
+    memory_gib: float = 4.0,
+    checkpoint_seconds: float | None = None,
+) -> None:
+    """Train and record runs, as :func:`results.run` describes it."""
+    cores = (os.cpu_count() or 1) if device == "cpu" else 1
+    if workers is None:
+        seconds = sum(estimated_steps(e) / STEPS_PER_SECOND[e.model] for e in lacking)
+        workers = cores if seconds > WORTH_A_PROCESS else 1
+    parts = waves(lacking, workers, backend, device, memory_gib)
+    alone = len(parts) == 1 and workers > 1  # nothing to do side by side: give the one program all cores
+    how = {
+        "backend": backend,
+        "device": device,
+        "threads": cores if alone else 1,
+        "checkpoint_seconds": checkpoint_seconds,
+    }
+    total = round(sum(map(estimated_steps, lacking)))
+    with tqdm(total=total, unit="step", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        if alone or workers == 1:
+            for part in parts:
+                training.train(part, store, **how, on_round=lambda e, state: _advance(bar, e, state))
+        else:
+            _side_by_side(parts, store, workers, how, bar)
+
+
+def waves(
+    experiments: Sequence[Experiment], workers: int, backend: str, device: str, memory_gib: float
+) -> list[list[Experiment]]:
+    """Cut a sweep into lists of runs that train together: same model and data, same batch size, a bounded size.
+
+    Runs with the same seeds stay side by side, for they share data, plans and batches.
+
+    Raises:
+        TooLarge: if a run alone needs more than the budget, shared among ``workers``.
+    """
+    budget = memory_gib * 2**30 / workers
+    alike: dict[tuple, list[Experiment]] = {}
+    for e in experiments:
+        gains = backend != "sequential" and engine.jobs_at_once(_parameter_bytes(e), device) > 1
+        alike.setdefault((e.model, e.data, e.work.batch_size) if gains else (e.id,), []).append(e)
+    parts = []
+    for group in alike.values():
+        group.sort(key=lambda e: (e.data_seed, e.seed, repr(e.partition), e.straggler_fraction))
+        most = min(RUNS_TOGETHER, -(-len(group) // workers))
+        part: list[Experiment] = []
+        for e in group:
+            if (alone := estimated_bytes([e])) > budget:
+                raise TooLarge(
+                    f"run {e.id} ({e.label}, {e.partition.num_clients} clients, {e.rounds} rounds) needs about "
+                    f"{alone / 2**30:.1f} GiB, most of it what up to {_touched(e)} clients remember, and each of "
+                    f"{workers} worker(s) may use {budget / 2**30:.1f} GiB: raise memory_gib, use fewer workers, "
+                    "rounds or clients. Nothing was trained."
+                )
+            if part and (len(part) == most or estimated_bytes([*part, e]) > budget):
+                parts.append(part)
+                part = []
+            part.append(e)
+        parts.append(part)
+    return parts
+
+
+def estimated_bytes(together: Sequence[Experiment]) -> float:
+    """Roughly what runs need while they train together, beyond the data set itself: subsets, weights, memories."""
+    total = 0.0
+    subsets = {(e.data, e.data_seed, e.train_rows): 4 * data.num_features(e.data) * e.train_rows
+               for e in together if e.train_rows}  # fmt: skip
+    for e in together:
+        some = {"w": torch.zeros(1)}
+        held = 2 + len(e.algorithm.init_server(some)) + 4 * e.cohort_size  # a cohort's models, deltas in float64
+        total += _parameter_bytes(e) * (held + _touched(e) * len(e.algorithm.init_memory(some)))
+    return total + sum(subsets.values())
+
+
+def estimated_steps(e: Experiment) -> float:
+    """Roughly how many local steps a run costs, for the progress bar; sizes are taken as equal."""
+    rows = (e.train_rows or data.num_rows(e.data)) / e.partition.num_clients
+    full = e.work.epochs * -(-rows // e.work.batch_size)
+    late = num_stragglers(e.cohort_size, e.straggler_fraction)
+    partial = late * full * (e.work.epochs + 1) / (2 * e.work.epochs) if e.algorithm.keeps_partial_work else 0
+    return e.rounds * ((e.cohort_size - late) * full + partial)
+
+
+def _touched(e: Experiment) -> int:
+    return min(e.partition.num_clients, e.rounds * e.cohort_size)
+
+
+def _parameter_bytes(e: Experiment) -> int:
+    return 4 * models.get(e.model, data.num_features(e.data)).num_parameters
+
+
+def _steps_in_round(e: Experiment, state: State) -> float:
+    return estimated_steps(e) / e.rounds if state.round else 0.0  # round 0 only measures
+
+
+def _advance(bar: tqdm, e: Experiment, state: State) -> bool:
+    bar.update(_steps_in_round(e, state))
+    return True
+
+
+# --- worker processes ------------------------------------------------------------------------------------------------
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(steps: Any, stop: Any, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    _worker.update(steps=steps, stop=stop)
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)  # records and checkpoints appear by renaming, so no moment is a wrong one
+
+
+def _work(part: list[Experiment], store: Path, how: dict[str, Any]) -> None:
+    def on_round(e: Experiment, state: State) -> bool:
+        _worker["steps"].put(_steps_in_round(e, state))
+        return not _worker["stop"].is_set()
+
+    training.train(part, store, **how, on_round=on_round)
+
+
+def _side_by_side(parts: list[list[Experiment]], store: Path, workers: int, how: dict[str, Any], bar: tqdm) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    steps, stop = spawn.SimpleQueue(), spawn.Event()
+
+    def follow() -> None:
+        while (done := steps.get()) is not None:
+            bar.update(done)
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    pool = ProcessPoolExecutor(min(workers, len(parts)), spawn, _start_worker, (steps, stop, os.getpid()))
+    try:
+        futures = [pool.submit(_work, part, store, how) for part in parts]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        steps.put(None)
+        follower.join()

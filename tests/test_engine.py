@@ -1,0 +1,359 @@
+"""The fast path computes what the definition computes: every algorithm, ragged clients, whole sweeps at once."""
+
+import itertools
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedprox_lib import diagnostics, engine, experiment, models, parallel, profile, results, simulate, tree
+from fedprox_lib.algorithms import ALL, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
+from fedprox_lib.data import Examples
+from fedprox_lib.federation import Federation, measure, prepare
+from fedprox_lib.partition import IID, Dirichlet, LabelShards, Partition
+from fedprox_lib.plan import LocalWork, UniformPlanner
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+EXAMPLES = [FedAvg(), FedProx(mu=0.7), Scaffold(server_lr=0.9), FedAvgM(momentum=0.5), FedAdam(server_lr=0.02)]
+
+
+def apart(a, b, start):
+    """How far two results are from each other, relative to how far they are from the start."""
+    moved = tree.norm(tree.subtract(b, start))
+    assert moved > 0
+    return float(tree.norm(tree.subtract(a, b)) / moved)
+
+
+def train(toy, algorithm, backend, dtype, *, model=None, rounds=3, fraction=0.5, epochs=3, batch_size=4):
+    """The 7 ragged clients of the fixture: one of 1 row, last batches of 1, 2 and 3 rows."""
+    linear, train, partition = toy
+    model = model or linear
+    planner = UniformPlanner(partition, LocalWork(epochs, batch_size, 0.05), 0, 6, fraction)
+    params = model.init(0, dtype)
+    state = simulate.State(0, params, algorithm.init_server(params), {})
+    for t in range(1, rounds + 1):
+        state = simulate.run_round(
+            state, planner.round_plan(t), Examples(train.x.to(dtype), train.y),
+            model=model, algorithm=algorithm, lr=0.05, num_clients=7, backend=backend,
+        )  # fmt: skip
+    return params, state
+
+
+def test_every_algorithm_is_among_the_examples():
+    assert {type(a).__name__ for a in EXAMPLES} == set(ALL)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("algorithm", EXAMPLES, ids=repr)
+def test_batched_is_sequential(toy, algorithm, dtype, monkeypatch):
+    monkeypatch.setattr(engine, "SEGMENT", 5)  # so that borders are crossed
+    start, slow = train(toy, algorithm, simulate.sequential, dtype)
+    _, fast = train(toy, algorithm, engine.batched, dtype)
+    assert apart(fast.params, slow.params, start) <= TOLERANCE[dtype]
+    assert fast.memories.keys() == slow.memories.keys()
+    for client, memory in slow.memories.items():
+        assert apart(fast.memories[client], memory, tree.map(torch.zeros_like, memory)) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+@pytest.mark.parametrize("batch_size", [1, 10, 1000])
+def test_batched_is_sequential_however_it_is_chunked(toy, batch_size, at_once, monkeypatch):
+    monkeypatch.setitem(engine.CHUNK_BYTES, "cpu", at_once * 7850 * 8)
+    start, slow = train(toy, FedProx(mu=1.0), simulate.sequential, torch.float64, batch_size=batch_size)
+    _, fast = train(toy, FedProx(mu=1.0), engine.batched, torch.float64, batch_size=batch_size)
+    assert apart(fast.params, slow.params, start) <= 1e-12
+
+
+@pytest.mark.parametrize("at_once", [1, 4], ids=["one client at a time", "side by side"])
+@pytest.mark.parametrize("name", ["cnn", "cnn_blog"])
+@pytest.mark.parametrize("algorithm", [FedProx(mu=0.7), Scaffold()], ids=repr)
+def test_convolutional_models_too(toy, name, algorithm, at_once, monkeypatch):
+    """One client at a time is what a CPU does, side by side what a GPU does."""
+    monkeypatch.setitem(engine.CHUNK_BYTES, "cpu", at_once * 1_663_370 * 4)
+    model = models.get(name)
+    start, slow = train(toy, algorithm, simulate.sequential, torch.float32, model=model, rounds=1, epochs=2)
+    _, fast = train(toy, algorithm, engine.batched, torch.float32, model=model, rounds=1, epochs=2)
+    assert apart(fast.params, slow.params, start) <= 1e-5
+
+
+@pytest.mark.parametrize("algorithm", EXAMPLES, ids=repr)
+def test_an_empty_cohort_changes_nothing(toy, algorithm):
+    assert engine.batched(toy[0], toy[1], []) == []
+
+    class Dropping(type(algorithm)):
+        keeps_partial_work = False
+
+    start, state = train(toy, Dropping(**algorithm.numbers()), engine.batched, torch.float64, fraction=1.0)
+    assert state.round == 3 and all(torch.equal(state.params[name], start[name]) for name in start)
+
+
+def test_jobs_of_one_plan_share_their_batches_and_others_do_not(toy):
+    model, _, partition = toy
+    drawn: dict = {}
+    arms = [FedProx(mu=0.0), FedProx(mu=1.0), FedAvg()]
+    jobs = []
+    for seed, fraction, algorithm in itertools.product([0, 1], [0.0, 0.5], arms):
+        shared = drawn.setdefault(seed, {})
+        plan = UniformPlanner(partition, LocalWork(3, 4, 0.1), seed, 4, fraction, drawn=shared).round_plan(1)
+        w = model.init(0)
+        jobs += simulate._jobs(simulate.State(0, w, {}, {}), plan, algorithm, 0.1)
+    units = [unit for chunk in engine.chunks(jobs, 5) for unit in chunk]
+    assert sorted(i for unit in units for i in unit) == list(range(len(jobs)))
+    assert max(len(unit) for unit in units) == 4  # two mu at two straggler fractions, where the client is late in none
+    for unit in units:
+        first = jobs[unit[0]]
+        for i in unit:
+            assert type(jobs[i].algorithm) is type(first.algorithm)
+            assert np.array_equal(jobs[i].work.order, first.work.order)
+    assert all(sum(map(len, chunk)) <= 5 for chunk in engine.chunks(jobs, 5))
+
+
+@pytest.fixture
+def sweep(quick):
+    """Algorithms x stragglers x seeds, each its own subset and partition."""
+    quick = replace(quick, rounds=3, train_rows=300, evaluation=experiment.Evaluation(gradients=True))
+    return experiment.grid(quick, algorithm=EXAMPLES, straggler_fraction=[0.0, 0.5], replicate=[0, 1])
+
+
+def test_a_sweep_trained_together_is_its_runs_trained_alone(sweep):
+    mixed = [
+        *sweep,
+        replace(sweep[0], partition=IID(15), work=LocalWork(2, 10, 0.01), rounds=2),
+        replace(sweep[1], partition=Dirichlet(10, 0.5), cohort_size=3, straggler_epochs="1..E-1"),
+    ]
+    done: dict[str, list] = {e.id: [] for e in mixed}
+    for progress in simulate.together(mixed, backend=engine.batched):
+        done[progress.experiment.id].append((progress.state, progress.measured))
+    for e in mixed:
+        alone = list(simulate.simulate(e))
+        assert len(done[e.id]) == len(alone) == e.rounds + 1
+        start = alone[0][0].params
+        for (fast, measured), (slow, expected) in zip(done[e.id][1:], alone[1:], strict=True):
+            assert apart(fast.params, slow.params, start) <= 1e-5
+            assert measured.keys() == expected.keys() and len(measured) == 5
+            for name, value in expected.items():
+                # one of 1,000 test digits may fall on the other side
+                assert measured[name] == pytest.approx(value, rel=1e-4, abs=1.5e-3 if name == "test_accuracy" else 0)
+
+
+def test_runs_that_are_behind_catch_up(sweep):
+    a, b, c = sweep[:3]
+    ahead = [done.state for done in simulate.together([a], backend=engine.batched)][2]
+    states = [done.state for done in simulate.together([a, b, c], backend=engine.batched, states=[ahead, None, None])]
+    rounds = [s.round for s in states]
+    assert rounds == [0, 0, 1, 1, 2, 2, 3, 3, 3]
+
+
+def test_measurements_are_means_over_rows_and_clients(quick):
+    """Against plain sums, for one model and for three at once."""
+    e = replace(quick, train_rows=500, evaluation=experiment.Evaluation(train_rows=200, gradients=True))
+    f = Federation.of(e)
+    several = [f.model.init(seed) for seed in range(3)]
+    for params in ([several[0]], several):
+        for w, row in zip(params, measure(params, f, gradients=True), strict=True):
+            sample = f.train_sample
+            assert len(sample.y) == 200
+            assert row["train_loss"] == pytest.approx(float(f.model.loss(w, *sample)), rel=1e-5)
+            assert row["test_loss"] == pytest.approx(float(f.model.loss(w, *f.test)), rel=1e-5)
+            right = f.model.logits(w, f.test.x).argmax(1) == f.test.y
+            assert row["test_accuracy"] == float(right.double().mean())
+            p = f.partition.sizes / f.partition.sizes.sum()
+            gradients = [f.model.gradient(w, *f.train.take(rows)) for rows in f.partition.rows]
+            flat = np.array(
+                [torch.cat([g.flatten() for g in tree.values()]).numpy() for tree in gradients], dtype=float
+            )
+            mean = p @ flat
+            variance = p @ ((flat - mean) ** 2).sum(1)
+            assert row["gradient_variance"] == pytest.approx(variance, rel=1e-4)
+            b = np.sqrt(p @ (flat**2).sum(1) / (mean**2).sum())
+            assert row["dissimilarity"] == pytest.approx(b, rel=1e-4) and b > 1
+
+
+def test_equal_clients_have_no_gradient_variance():
+    x, y = torch.randn(4, 60, generator=torch.Generator().manual_seed(0)).double(), torch.tensor([0, 1, 2, 3])
+    twice = Examples(torch.cat([x, x]), torch.cat([y, y]))
+    model = models.logistic(60)
+    w = {name: p[None, None] for name, p in model.init(0, torch.float64).items()}
+    spread = diagnostics.gradient_spread(model, w, twice, Partition((np.arange(4), np.arange(4, 8))))
+    assert float(spread["gradient_variance"]) == pytest.approx(0, abs=1e-15)
+    assert float(spread["dissimilarity"]) == pytest.approx(1, abs=1e-12)
+
+
+# --- many runs, many clients -----------------------------------------------------------------------------------------
+
+
+def test_waves_bound_what_trains_together(quick):
+    many = experiment.grid(quick, replicate=range(1000))
+    parts = parallel.waves(many, 2, "batched", "cpu", 4.0)
+    assert max(map(len, parts)) <= parallel.RUNS_TOGETHER
+    assert sorted(e.id for part in parts for e in part) == sorted(e.id for e in many)
+    tight = parallel.waves(many, 1, "batched", "cpu", 0.05)
+    assert max(map(parallel.estimated_bytes, tight)) <= 0.05 * 2**30 < parallel.estimated_bytes(parts[0])
+    # what cannot share a program does not: other batch sizes, models, data; and CNNs win nothing from it on a CPU
+    cnn = replace(quick, model="cnn")
+    odd = [quick, replace(quick, work=LocalWork(3, 5, 0.05)), cnn, replace(cnn, seed=1), replace(quick, seed=1)]
+    assert sorted(len(part) for part in parallel.waves(odd, 1, "batched", "cpu", 4.0)) == [1, 1, 1, 2]
+
+
+def test_more_runs_need_no_more_memory(quick, tmp_path):
+    """Peak memory of the process that trains them, measured; the runs are tiny, their number is not."""
+    tiny = replace(quick, rounds=1, train_rows=60, partition=IID(20), evaluation=experiment.Evaluation(test_rows=10))
+    script = tmp_path / "many.py"
+    script.write_text(
+        "import resource, sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"
+        "from fedprox_lib import *\nfrom fedprox_lib import profile, results\n"
+        f"quick = {tiny!r}\n"
+        "n = int(sys.argv[1])\n"
+        "results.run(grid(quick, replicate=range(n)), profile.at(Path(sys.argv[2])), workers=1)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
+    )
+
+    def peak(n: int) -> float:
+        command = [sys.executable, script, str(n), tmp_path / str(n)]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    mebibytes = [peak(n) for n in (parallel.RUNS_TOGETHER, 400)]
+    assert len(list((tmp_path / "400" / "runs").iterdir())) == 400
+    assert mebibytes[1] < mebibytes[0] + 40, mebibytes
+
+
+def test_what_does_not_fit_is_refused_before_it_starts(quick, tmp_path):
+    huge = replace(quick, algorithm=Scaffold(), rounds=1000, partition=IID(4000), train_rows=None, data="mnist")
+    with pytest.raises(
+        parallel.TooLarge, match=r"needs about 0\.1 GiB, .* up to 4000 clients remember.*raise memory_gib"
+    ):
+        results.run([huge], profile.at(tmp_path), memory_gib=0.05)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_hundred_thousand_clients(quick):
+    """The plan touches the cohort, and only who took part is remembered."""
+    clients, each = 100_000, 3
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.standard_normal((clients * each, 60), dtype=np.float32))
+    y = torch.from_numpy(rng.integers(0, 10, clients * each))
+    partition = IID(clients).split(y.numpy(), data_seed=0)
+    e = replace(
+        quick, algorithm=Scaffold(), partition=IID(clients), rounds=3, cohort_size=20,
+        evaluation=experiment.Evaluation(every=3, train_rows=1000, test_rows=1000),
+    )  # fmt: skip
+    planner = UniformPlanner(partition, e.work, 0, 20, 0.5)
+    federation = Federation(
+        Examples(x, y), Examples(x[:1000], y[:1000]), np.arange(1000), partition, models.logistic(60), planner, ""
+    )
+    *_, last = simulate.together([e], backend=engine.batched, federations=[federation])
+    took_part = {work.client for t in (1, 2, 3) for work in planner.round_plan(t).cohort}
+    assert set(last.state.memories) == took_part and len(took_part) == 60
+    assert len(planner.drawn) <= 20
+    assert last.measured["train_loss"] < np.log(10) * 1.2
+
+
+def test_federations_of_a_sweep_share_what_they_have_in_common(quick):
+    a, b, c, d = prepare(
+        [quick, replace(quick, straggler_fraction=0.9), replace(quick, seed=1), replace(quick, data_seed=1)]
+    )
+    assert a.train.x is b.train.x is c.train.x is d.train.x
+    assert a.partition is b.partition is c.partition is not d.partition
+    assert a.planner.drawn is b.planner.drawn is not c.planner.drawn
+    alone = Federation.of(replace(quick, data_seed=1))
+    for rows, expected in zip(d.partition.rows, alone.partition.rows, strict=True):
+        assert torch.equal(d.train.take(rows).x, alone.train.take(expected).x)
+    assert torch.equal(d.train_sample.x, alone.train_sample.x)
+
+
+# --- the mathematics of the algorithms with memory -------------------------------------------------------------------
+
+
+def test_scaffold_by_hand(toy):
+    """Two clients, one step each: c_k becomes the client's gradient, c moves by their sum / N."""
+    model, train, partition = toy
+    w = model.init(0, torch.float64)
+    algorithm, lr = Scaffold(server_lr=0.5), 0.1
+    planner = UniformPlanner(partition, LocalWork(1, 1000, lr), 0, 2, 0.0)
+    state = simulate.State(0, w, algorithm.init_server(w), {})
+    plan = planner.round_plan(1)
+    after = simulate.run_round(state, plan, train, model=model, algorithm=algorithm, lr=lr, num_clients=7)
+    gradients = {k.client: model.gradient(w, *train.take(partition.rows[k.client])) for k in plan.cohort}
+    for client, g in gradients.items():
+        assert apart(after.memories[client], g, tree.map(torch.zeros_like, g)) <= 1e-12
+    total = tree.map(torch.add, *gradients.values())
+    assert apart(after.server, tree.map(lambda g: g / 7, total), tree.map(torch.zeros_like, w)) <= 1e-12
+    assert apart(after.params, tree.map(lambda w, g: w - 0.5 * lr * g / 2, w, total), w) <= 1e-12
+    # second round: the direction is g - c_k + c
+    c, c_k = after.server, next(iter(after.memories.values()))
+    one = {"x": torch.ones(1)}
+    name = "dense.bias"
+    direction = Scaffold.local_gradient({"x": c[name] * 0 + 2.0}, one, one, {"x": c[name]}, {"x": c_k[name]}, {})
+    assert torch.equal(direction["x"], 2.0 - c_k[name] + c[name])
+
+
+def test_scaffold_keeps_c_the_mean_of_all_c_k(toy):
+    """If everybody takes part, c = (1/N) sum_k c_k after every round."""
+    model, train, partition = toy
+    w = model.init(0, torch.float64)
+    algorithm = Scaffold()
+    planner = UniformPlanner(partition, LocalWork(2, 4, 0.05), 0, 7, 0.5)
+    state = simulate.State(0, w, algorithm.init_server(w), {})
+    for t in range(1, 4):
+        state = simulate.run_round(
+            state, planner.round_plan(t), train, model=model, algorithm=algorithm, lr=0.05, num_clients=7,
+            backend=engine.batched,
+        )  # fmt: skip
+        mean = tree.map(lambda *c: sum(c) / 7, *state.memories.values())
+        assert apart(state.server, mean, tree.map(torch.zeros_like, mean)) <= 1e-12
+
+
+class KeepingFedAvg(FedAvg):
+    keeps_partial_work = True
+
+
+def test_server_optimisers_by_hand(toy):
+    """FedAvgM without momentum is FedAvg; v accumulates with it. FedAdam's first step has a closed form."""
+    start, plain = train(toy, KeepingFedAvg(), simulate.sequential, torch.float64, rounds=1)
+    delta = tree.subtract(plain.params, start)
+    _, still = train(toy, FedAvgM(momentum=0.0), simulate.sequential, torch.float64, rounds=1)
+    assert apart(still.params, plain.params, start) <= 1e-12
+    algorithm = FedAvgM(momentum=0.5, server_lr=2.0)
+    _, first = train(toy, algorithm, simulate.sequential, torch.float64, rounds=1)
+    assert apart(first.params, tree.map(lambda w, d: w + 2 * d, start, delta), start) <= 1e-12
+    model, rows, partition = toy
+    plan = UniformPlanner(partition, LocalWork(3, 4, 0.05), 0, 6, 0.5).round_plan(2)
+    go_on = {"model": model, "lr": 0.05, "num_clients": 7}
+    second = simulate.run_round(first, plan, rows, algorithm=algorithm, **go_on)
+    plain = simulate.run_round(first, plan, rows, algorithm=KeepingFedAvg(), **go_on)
+    v = tree.map(lambda v, new, old: 0.5 * v + new - old, first.server, plain.params, first.params)
+    assert apart(second.server, v, tree.map(torch.zeros_like, v)) <= 1e-12
+    assert apart(second.params, tree.map(lambda w, v: w + 2 * v, first.params, v), first.params) <= 1e-12
+
+    adam = FedAdam(server_lr=0.02, beta1=0.9, beta2=0.99, tau=0.001)
+    _, state = train(toy, adam, simulate.sequential, torch.float64, rounds=1)
+    expected = tree.map(
+        lambda w, d: w + 0.02 * 0.1 * d / ((0.99 * 0.001**2 + 0.01 * d**2).sqrt() + 0.001), start, delta
+    )
+    assert apart(state.params, expected, start) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Scaffold(server_lr=0), r"Scaffold needs a finite server_lr > 0, got server_lr=0"),
+        (lambda: FedAvgM(momentum=1.0), r"FedAvgM needs momentum in \[0, 1\), got momentum=1.0"),
+        (lambda: FedAdam(tau=float("nan")), r"FedAdam needs a finite tau > 0, got tau=nan"),
+        (lambda: FedAdam(beta2=-0.1), r"FedAdam needs beta2 in \[0, 1\), got beta2=-0.1"),
+    ],
+)
+def test_impossible_numbers_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_label_shards_sweep_through_results(quick, tmp_path):
+    """Both backends through the front door: the tables agree."""
+    sweep = experiment.grid(quick, algorithm=[FedAvg(), FedProx(mu=1.0)], partition=[LabelShards(20), IID(20)])
+    fast = results.run(sweep, profile.at(tmp_path / "fast"))
+    slow = results.run(sweep, profile.at(tmp_path / "slow"), backend="sequential")
+    assert np.allclose(fast["train_loss"], slow["train_loss"], rtol=1e-5)
+    assert np.allclose(fast["test_accuracy"], slow["test_accuracy"], atol=1.5e-3)
