@@ -12,7 +12,8 @@ from a log-normal law, so that one client may hold most of the rows (Li et al. 2
 
 The authors' scripts (litian96/FedProx at d2a4501, MIT-licensed) set no seed. Here they are re-enacted, not copied, on
 private generators of the kinds they use, NumPy's legacy one and Python's: ``generate(name, s)`` gives what their script
-gives after both global generators were seeded with s. The global generators are neither read nor moved.
+gives on the same processor after both global generators were seeded with s (on another, NumPy's ``power`` may round
+one number of the recipe differently in its last bit). The global generators are neither read nor moved.
 
 Taught in "Do we compute what the authors computed?". Room: NumPy data, files, and the border to PyTorch. May import
 data, partition.
