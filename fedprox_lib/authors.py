@@ -59,7 +59,7 @@ def run(
     """Train logistic regression as the authors' code does.
 
     Args:
-        clients: the federation, from ``synthetic.generate`` or ``synthetic.read_leaf``.
+        clients: the federation in the order of ids, as ``synthetic.generate`` and ``synthetic.read_leaf`` give it.
         init: initial weights, ``dense.weight`` (classes, d) and ``dense.bias`` (classes,) float32.
         algorithm: FedAvg or FedProx; it also decides whose trainer is re-enacted.
         work: E, B and lr.

@@ -72,7 +72,7 @@ class AuthorsPlanner:
             )
         self.partition, self.work, self.keeps_partial_work = partition, work, keeps_partial_work
         self.num_selected, self.num_active = selected, active
-        self._global = np.random.RandomState()  # plays NumPy's global generator; every round seeds it before drawing
+        self.generator = np.random.RandomState()  # in the part of NumPy's global one; a round seeds it before drawing
         self._start_again()
 
     def round_plan(self, t: int) -> RoundPlan:
@@ -85,27 +85,33 @@ class AuthorsPlanner:
             self._play()
         return self._play()
 
+    def straggler_epochs(self) -> int:
+        """How many epochs the next straggler gets, drawn from the generator as the client before it left it.
+
+        # differs from paper: it says 1..E; the authors' code excludes E. Override this to measure what that changes.
+        """
+        return int(self.generator.randint(1, self.work.epochs))
+
     def _start_again(self) -> None:
         self._played = 0
         self._order = [rows.copy() for rows in self.partition.rows]
 
     def _play(self) -> RoundPlan:
-        self._global.seed(self._played)
-        selected = self._global.choice(self.partition.num_clients, self.num_selected, replace=False)
-        self._global.seed(self._played)
-        active = self._global.choice(selected, self.num_active, replace=False)
+        self.generator.seed(self._played)
+        selected = self.generator.choice(self.partition.num_clients, self.num_selected, replace=False)
+        self.generator.seed(self._played)
+        active = self.generator.choice(selected, self.num_active, replace=False)
         trained = selected if self.keeps_partial_work else active
         cohort = tuple(self._train(int(k), straggler=k not in active) for k in trained)
         self._played += 1
         return RoundPlan(self._played, cohort)
 
     def _train(self, client: int, *, straggler: bool) -> ClientWork:
-        epochs, order, visited = self.work.epochs, self._order[client], []
-        if straggler:
-            epochs = int(self._global.randint(1, epochs))  # differs from paper: it says 1..E, this excludes E
+        epochs = self.straggler_epochs() if straggler else self.work.epochs
+        order, visited = self._order[client], []
         for _ in range(epochs):
-            self._global.seed(100)
-            self._global.shuffle(order)
+            self.generator.seed(100)
+            self.generator.shuffle(order)
             visited.append(order.copy())
         full, rest = divmod(len(order), self.work.batch_size)
         epoch = np.array([self.work.batch_size] * full + [rest] * (rest > 0), dtype=np.int64)
