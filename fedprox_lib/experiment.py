@@ -16,7 +16,7 @@ from typing import Any
 
 from fedprox_lib import data, models
 from fedprox_lib.algorithms import ALL, Algorithm
-from fedprox_lib.partition import SCHEMES, Scheme
+from fedprox_lib.partition import SCHEMES, AsGenerated, Scheme
 from fedprox_lib.plan import LocalWork, require_cohort, require_stragglers
 
 
@@ -98,6 +98,19 @@ class Experiment:
         if self.normalisation not in data.NORMALISATIONS:
             raise ValueError(
                 f"normalisation must be one of {', '.join(data.NORMALISATIONS)}, got {self.normalisation!r}."
+            )
+        if (self.data in data.SYNTHETIC) != isinstance(self.partition, AsGenerated):
+            raise ValueError(
+                f"the synthetic data sets come with their clients, so that data={self.data!r} and partition="
+                f"{type(self.partition).__name__} do not go together: use AsGenerated() with {', '.join(data.SYNTHETIC)}, "
+                "and only there."
+            )
+        if self.data in data.SYNTHETIC and (
+            self.model != "logistic" or self.normalisation != "standard" or self.train_rows is not None
+        ):
+            raise ValueError(
+                f"data={self.data!r} needs model='logistic', normalisation='standard' and train_rows=None, got "
+                f"{self.model!r}, {self.normalisation!r} and {self.train_rows!r}."
             )
         if not (self.train_rows is None or isinstance(self.train_rows, int) and self.train_rows >= 1):
             raise ValueError(f"train_rows must be an integer >= 1 or None, got {self.train_rows!r}.")

@@ -8,13 +8,14 @@ Taught in "FedAvg and FedProx side by side" and "Fast enough to sweep". Room: th
 PyTorch computation. May import data, models, partition, plan, experiment, diagnostics and what they stand on.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from fedprox_lib import data, diagnostics, models, tree
+from fedprox_lib import data, diagnostics, models, synthetic, tree
 from fedprox_lib.data import Examples
 from fedprox_lib.experiment import Experiment
 from fedprox_lib.models import Model
@@ -54,6 +55,10 @@ class Federation:
     @classmethod
     def of(cls, experiment: Experiment, device: str = "cpu") -> "Federation":
         """Load, subset and cut the data of an experiment."""
+        if experiment.data in data.SYNTHETIC:
+            train, test, partition = synthetic.federate(synthetic.generate(experiment.data, experiment.data_seed))
+            sha256 = hashlib.sha256(train.x.numpy().tobytes() + train.y.numpy().tobytes()).hexdigest()
+            return cls._of(experiment, train, test, partition, sha256, device)
         loaded = data.load(experiment.data, experiment.normalisation)
         train = loaded.train
         if experiment.train_rows is not None:
@@ -64,19 +69,25 @@ class Federation:
                 )
             train = train.take(_subset(experiment.data_seed, "subset", len(train.y), experiment.train_rows))
         partition = experiment.partition.split(train.labels, data_seed=experiment.data_seed)
+        return cls._of(experiment, train, loaded.test, partition, loaded.sha256, device)
+
+    @classmethod
+    def _of(
+        cls, experiment: Experiment, train: Examples, test: Examples, partition: Partition, sha256: str, device: str
+    ) -> "Federation":
         measured = experiment.evaluation
         held = np.sort(np.concatenate(partition.rows))
         sampled = held[_subset(experiment.data_seed, "train sample", len(held), measured.train_rows)]
-        test_rows = _subset(experiment.data_seed, "test sample", len(loaded.test.y), measured.test_rows)
+        test_rows = _subset(experiment.data_seed, "test sample", len(test.y), measured.test_rows)
         place = lambda e: Examples(e.x.to(device), e.y.to(device))  # noqa: E731
         return cls(
             place(train),
-            place(loaded.test if measured.test_rows is None else loaded.test.take(test_rows)),
+            place(test if measured.test_rows is None else test.take(test_rows)),
             sampled,
             partition,
             models.get(experiment.model, train.x[0].numel()),
             _planner(experiment, partition),
-            loaded.sha256,
+            sha256,
         )
 
 

@@ -1,10 +1,11 @@
-"""Which client holds which rows: four ways to cut a training set into a federation.
+"""Which client holds which rows: four ways to cut a training set into a federation, and one that leaves it as it is.
 
 ========================  =======================================================================================
 :class:`IID`              shuffle, cut evenly (McMahan et al. 2017, section 3)
 :class:`LabelShards`      sort by label, cut, deal: at most four digits a client (Flower's blog post; McMahan et al.)
 :class:`PowerLaw`         two digits a client, sizes from a log-normal law (Li et al. 2020, appendix C.1)
 :class:`Dirichlet`        each label spread over the clients by Dirichlet(alpha) (Hsu et al. 2019, as in NIID-Bench)
+:class:`AsGenerated`      the clients that the paper's synthetic data come with
 ========================  =======================================================================================
 
 A scheme is a frozen description; ``scheme.split(labels, data_seed=0)`` gives the :class:`Partition`. No row is ever
@@ -50,7 +51,7 @@ class Partition:
 
 
 class Scheme(Protocol):
-    """What every way of cutting offers; the four below are frozen dataclasses."""
+    """What every way of cutting offers; those below are frozen dataclasses."""
 
     @property
     def num_clients(self) -> int: ...
@@ -241,5 +242,19 @@ class Dirichlet:
         )
 
 
-SCHEMES = {scheme.__name__: scheme for scheme in (IID, LabelShards, PowerLaw, Dirichlet)}
+@dataclass(frozen=True)
+class AsGenerated:
+    """The clients that a data set comes with: the paper's synthetic sets are generated client by client.
+
+    Attributes:
+        num_clients: N, 30 in the paper.
+    """
+
+    num_clients: int = 30
+
+    def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
+        raise ValueError("AsGenerated cuts nothing: it is for data sets that come with their clients (synthetic_...).")
+
+
+SCHEMES = {scheme.__name__: scheme for scheme in (IID, LabelShards, PowerLaw, Dirichlet, AsGenerated)}
 """The partitions by name, as they stand in records."""
