@@ -2,26 +2,24 @@
 
 Which question this answers: *how can a sweep cost minutes?* Read it top to bottom:
 
-1. Jobs that follow the same rule and visit the same rows in the same order form a *unit*: the arms of a comparison
-   meet the same clients and batches (the paper's protocol, section 5.1), so a batch is fetched once and multiplied
-   with the weights of all of them together.
-2. Units of equal width are sorted by their number of steps and cut into *chunks* whose weights stay in the cache.
-   Those of a chunk that still train at step s are a prefix, so nobody computes a step that is thrown away.
-3. A chunk takes its steps: one gradient for all, the algorithm's rule on stacked tensors, one update in place.
+1. Jobs that visit the same rows in the same order form a *unit*: the arms of a comparison meet the same clients and
+   batches (the paper's protocol, section 5.1), so a batch is fetched once and multiplied with the weights of all of
+   them together. A straggler's order is the beginning of the full one, so it belongs to the same unit.
+2. Units are sorted by their number of steps and cut into *chunks* whose weights stay in the cache.
+3. A chunk takes its steps: one gradient for all, each algorithm's rule on stacked tensors, one update in place. Who is
+   done gets learning rate 0; when a quarter is done, the others are stacked anew.
 
 The numbers are those of :func:`fedprox_lib.simulate.sequential` up to rounding; ``tests/test_engine.py`` holds every
 algorithm to it. Taught in "Fast enough to sweep". Room: PyTorch computation. May import simulate and what it stands on.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedprox_lib import simulate
-from fedprox_lib.algorithms import Algorithm
 from fedprox_lib.data import Examples
 from fedprox_lib.models import Model
 from fedprox_lib.simulate import Job
@@ -38,18 +36,25 @@ too: on a CPU its convolutions gain nothing from being batched over clients.
 SEGMENT = 256
 """So many steps are laid out at a time, which bounds memory where one client needs 20,000 steps a round."""
 
+STILL_TRAINING = 0.75
+"""A stack is made anew, without those that are done, when fewer than this fraction of it still train."""
+
+Unit = list[int]
+"""Jobs with one order of rows, by their position in the list of jobs."""
+
 
 def batched(model: Model, train: Examples, jobs: Sequence[Job]) -> list[Params]:
     """Do the jobs, many at a time: the same as :func:`simulate.sequential` up to rounding."""
     size = sum(w.numel() * w.element_size() for w in jobs[0].start.values()) if jobs else 1
     most = jobs_at_once(size, train.y.device.type)
-    ends: list[Params] = [{}] * len(jobs)
+    ends: list[Params] = [job.start for job in jobs]
     for units in chunks(jobs, most):
-        for numbers, trained in zip(
-            units, train_chunk(model, train, [[jobs[i] for i in u] for u in units]), strict=True
-        ):
-            for i, w in zip(numbers, trained, strict=True):
-                ends[i] = w
+        done = 0
+        while units:
+            stop = _next_stack(units, jobs, done)
+            _train_stack(model, train, units, jobs, ends, done, stop)
+            units = [left for unit in units if (left := [i for i in unit if jobs[i].work.num_steps > stop])]
+            done = stop
     return ends
 
 
@@ -64,101 +69,123 @@ def jobs_at_once(parameter_bytes: int, device: str) -> int:
     return max(1, CHUNK_BYTES[device.partition(":")[0]] // parameter_bytes)
 
 
-def chunks(jobs: Sequence[Job], most: int) -> Iterator[list[list[int]]]:
-    """Cut jobs into chunks: lists of units of equal width, longest work first, at most ``most`` jobs in all.
-
-    A unit is a list of positions in ``jobs``.
-    """
-    units: dict[tuple, list[int]] = {}
+def chunks(jobs: Sequence[Job], most: int) -> Iterator[list[Unit]]:
+    """Cut jobs into chunks of at most ``most`` jobs, longest work first."""
+    units: dict[tuple[int, int], Unit] = {}
     for i, job in enumerate(jobs):
-        # The very same array, not an equal one: planners that share their draws hand out one array.
-        units.setdefault((type(job.algorithm), id(job.work.order), job.work.num_steps), []).append(i)
-    by_width: dict[tuple[type[Algorithm], int], list[list[int]]] = {}
-    for (rule, _, _), members in units.items():
-        for part in np.array_split(members, -(-len(members) // most)):
-            by_width.setdefault((rule, len(part)), []).append(part.tolist())
-    for (_, width), alike in by_width.items():
-        alike.sort(key=lambda unit: -jobs[unit[0]].work.num_steps)
-        height = max(1, most // width)
-        for first in range(0, len(alike), height):
-            yield alike[first : first + height]
+        # The very same array or the beginning of it: planners that share their draws hand out one.
+        units.setdefault((job.work.order.ctypes.data, int(job.work.batch_sizes[0])), []).append(i)
+    parts = [part.tolist() for unit in units.values() for part in np.array_split(unit, -(-len(unit) // most))]
+    parts.sort(key=lambda unit: -max(jobs[i].work.num_steps for i in unit))
+    chunk: list[Unit] = []
+    for unit in parts:
+        if chunk and (len(chunk) + 1) * max(map(len, [*chunk, unit])) > most:
+            yield chunk
+            chunk = []
+        chunk.append(unit)
+    if chunk:
+        yield chunk
 
 
-def train_chunk(model: Model, train: Examples, units: list[list[Job]]) -> list[list[Params]]:
-    """Train u units of m jobs each; axes are always (unit, job, ...)."""
-    jobs = [job for unit in units for job in unit]
-    w_t = _stacked([job.start for job in jobs], len(units))
-    server, memory = (
-        _stacked([{name: t for name, t in tree.items() if name in w_t} for tree in trees], len(units))
-        for trees in ([job.server for job in jobs], [job.memory for job in jobs])
-    )
-    w = {name: t.clone() for name, t in w_t.items()}
-    some = next(iter(w.values()))
-    column = lambda values: torch.tensor(values, dtype=some.dtype, device=some.device).view(some.shape[:2])  # noqa: E731
-    lr = column([job.lr for job in jobs])
-    numbers = {key: column([job.numbers[key] for job in jobs]) for key in jobs[0].numbers}
-    rule = jobs[0].algorithm.local_gradient
-
-    def first(active: int, name: str) -> tuple:
-        """What the update of a parameter needs of the first so many units, numbers shaped to broadcast."""
-        wide = lambda c: c[:active].view(active, -1, *[1] * (w[name].dim() - 2))  # noqa: E731
-        trees = [{name: tree[name][:active]} if name in tree else {} for tree in (w, w_t, server, memory)]
-        return wide(lr), *trees, {key: wide(c) for key, c in numbers.items()}
-
-    active = 0
-    for step in _schedule([unit[0] for unit in units], some):
-        if step.active != active:  # some units are done: go on with a shorter prefix
-            active = step.active
-            now = {name: first(active, name) for name in w}
-            w_now = {name: t[:active] for name, t in w.items()}
-        shape, rows = step.rows.shape, step.rows.flatten()
-        x, y = train.x.index_select(0, rows).unflatten(0, shape), train.y[rows].view(shape)
-        g = model.gradients_together(w_now, x, y, step.weights)
-        for name, (lr_now, *operands) in now.items():
-            direction = rule({name: g[name]}, *operands)
-            w_now[name].addcmul_(lr_now, direction[name], value=-1)
-    return [[{name: t[i, j] for name, t in w.items()} for j in range(len(unit))] for i, unit in enumerate(units)]
+def _next_stack(units: list[Unit], jobs: Sequence[Job], done: int) -> int:
+    """The step at which so many are done that the others are worth a stack of their own."""
+    ends = np.sort([jobs[i].work.num_steps for unit in units for i in unit])
+    return int(ends[min(len(ends) - 1, int((1 - STILL_TRAINING) * len(units) * max(map(len, units))))])
 
 
-class Step(NamedTuple):
-    """One step of a chunk: how many units still train, on which rows (a, b), weighted how (a, b)."""
+def _train_stack(
+    model: Model, train: Examples, units: list[Unit], jobs: Sequence[Job], ends: list[Params], done: int, stop: int
+) -> None:
+    """Steps ``done`` to ``stop`` of a stack with axes (unit, place, ...), from ``ends`` to ``ends``.
 
-    active: int
-    rows: Tensor
-    weights: Tensor
-
-
-def _schedule(jobs: list[Job], like: Tensor) -> Iterator[Step]:
-    """The steps of a chunk, from one job of each unit, longest first.
-
-    A batch with fewer rows than others of its step is filled up with rows of weight 0.
+    Each algorithm has a range of places of its own. A unit with fewer jobs of it than others has empty places there,
+    filled with a job that does not move.
     """
-    num_steps = np.array([job.work.num_steps for job in jobs])
-    for first in range(0, int(num_steps.max(initial=0)), SEGMENT):
-        going = int((num_steps > first).sum())
-        span = range(first, min(first + SEGMENT, int(num_steps[0])))
-        sizes = np.zeros((len(span), going), dtype=np.int64)
+    table, ranges = _lay_out(units, jobs)
+    num_units = len(units)
+    number_of = lambda what: np.array([[what(jobs[i]) for i, _ in row] for row in table])  # noqa: E731
+    num_steps = number_of(lambda job: job.work.num_steps) * np.array([[real for _, real in row] for row in table])
+    lr = number_of(lambda job: job.lr)
+
+    w = {name: t.clone() for name, t in _stacked([ends[i] for row in table for i, _ in row], num_units).items()}
+    some = next(iter(w.values()))
+    wide = lambda a, t: torch.as_tensor(np.asarray(a, dtype=float)).to(some).view(num_units, -1, *[1] * (t.dim() - 2))  # noqa: E731
+    updates: list[tuple] = []
+    for places in ranges:
+        own = [jobs[i] for row in table for i, _ in row[places]]
+        starts = _stacked([job.start for job in own], num_units)
+        server, memory = (
+            _stacked([{name: t for name, t in tree.items() if name in w} for tree in trees], num_units)
+            for trees in ([job.server for job in own], [job.memory for job in own])
+        )
+        for name, t in w.items():
+            read = [{name: tree[name]} if tree else {} for tree in (starts, server, memory)]
+            numbers = {key: wide([job.numbers[key] for job in own], t) for key in own[0].numbers}
+            updates.append((own[0].algorithm.local_gradient, name, places, [{name: t[:, places]}, *read, numbers]))
+
+    finishing = {done, *num_steps.ravel().tolist()}
+    longest = [max((jobs[i] for i in unit), key=lambda job: job.work.num_steps) for unit in units]
+    for s, (rows, weights) in enumerate(_batches(longest, done, stop, some), done):
+        if s in finishing:  # who is done has learning rate 0 from now on; units that are done leave at the end
+            training = num_steps > s
+            first = slice(int(training.any(axis=1).sum()))
+            cut = lambda tree: {name: t[first] for name, t in tree.items()}  # noqa: B023, E731
+            rates = [wide(lr * training, w[name])[first, places] for _, name, places, _ in updates]
+            now = [(rule, name, places, [cut(tree) for tree in trees]) for rule, name, places, trees in updates]
+            w_now = cut(w)
+        rows = rows[first]
+        x = train.x.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        g = model.gradients_together(w_now, x, train.y[rows], weights[first])
+        for (rule, name, places, trees), rate in zip(now, rates, strict=True):
+            direction = rule({name: g[name][:, places]}, *trees)
+            trees[0][name].addcmul_(rate, direction[name], value=-1)
+
+    for u, row in enumerate(table):
+        for place, (i, real) in enumerate(row):
+            if real:
+                ends[i] = {name: t[u, place] for name, t in w.items()}
+                if len(jobs) > 1 and jobs[i].work.num_steps <= stop:  # keep what is done, not the whole stack
+                    ends[i] = {name: t.clone() for name, t in ends[i].items()}
+
+
+def _lay_out(units: list[Unit], jobs: Sequence[Job]) -> tuple[list[list[tuple[int, bool]]], list[slice]]:
+    """Rows of (job, whether it really stands here) for the units, and the range of places of each algorithm."""
+    table: list[list[tuple[int, bool]]] = [[] for _ in units]
+    ranges = []
+    for algorithm in dict.fromkeys(type(jobs[i].algorithm) for unit in units for i in unit):
+        own = [[i for i in unit if type(jobs[i].algorithm) is algorithm] for unit in units]
+        width, anybody = max(map(len, own)), next(i for row in own for i in row)
+        ranges.append(slice(len(table[0]), len(table[0]) + width))
+        for row, mine in zip(table, own, strict=True):
+            row += [(i, True) for i in mine] + [(anybody, False)] * (width - len(mine))
+    return table, ranges
+
+
+def _batches(longest: list[Job], done: int, stop: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and weights, (u, b) each, of steps ``done`` to ``stop``, from the job with most steps of each unit.
+
+    A batch with fewer rows than others of its step, or none, is filled up with rows of weight 0.
+    """
+    for first in range(done, stop, SEGMENT):
+        span = slice(first, min(first + SEGMENT, stop))
+        sizes = np.zeros((span.stop - first, len(longest)), dtype=np.int64)
         starts = np.zeros_like(sizes)
-        for k, job in enumerate(jobs[:going]):
-            part = job.work.batch_sizes[first : span.stop]
-            sizes[: len(part), k] = part
-            starts[: len(part), k] = job.work.batch_sizes[:first].sum() + np.cumsum(part) - part
+        for u, job in enumerate(longest):
+            part = job.work.batch_sizes[span]
+            sizes[: len(part), u] = part
+            starts[: len(part), u] = job.work.batch_sizes[:first].sum() + np.cumsum(part) - part
         place = np.arange(sizes.max())
         inside = place < sizes[:, :, None]  # (steps, units, batch)
-        rows = np.zeros(inside.shape, dtype=np.int64)
-        for k, job in enumerate(jobs[:going]):
-            at = np.minimum(starts[:, k, None] + place, len(job.work.order) - 1)
-            rows[:, k] = job.work.order[at]
+        at = np.where(inside, starts[:, :, None] + place, 0)
+        rows = np.stack([job.work.order[at[:, u]] for u, job in enumerate(longest)], axis=1)
         weights = torch.from_numpy(inside / np.maximum(sizes, 1)[:, :, None]).to(like)
         placed = torch.from_numpy(rows).to(like.device)
-        active = (num_steps[:, None] > np.array(span)).sum(0).tolist()
-        width = [int(sizes[s, :a].max()) for s, a in enumerate(active)]
-        for s, (a, b) in enumerate(zip(active, width, strict=True)):
-            yield Step(a, placed[s, :a, :b], weights[s, :a, :b])
+        for s, width in enumerate(sizes.max(axis=1).tolist()):
+            yield placed[s, :, :width], weights[s, :, :width]
 
 
 def _stacked(trees: list[Params], num_units: int) -> Params:
-    """(jobs, ...) as (units, jobs a unit, ...). A single tree keeps the layout of its convolutions."""
+    """(jobs, ...) as (units, places, ...). A single tree keeps the layout of its convolutions."""
     if len(trees) == 1:
         return {name: t[None, None] for name, t in trees[0].items()}
     return {name: torch.stack([t[name] for t in trees]).unflatten(0, (num_units, -1)) for name in trees[0]}

@@ -101,9 +101,9 @@ class Experiment:
             )
         if (self.data in data.SYNTHETIC) != isinstance(self.partition, AsGenerated):
             raise ValueError(
-                f"the synthetic data sets come with their clients, so that data={self.data!r} and partition="
-                f"{type(self.partition).__name__} do not go together: use AsGenerated() with {', '.join(data.SYNTHETIC)}, "
-                "and only there."
+                f"partition must be AsGenerated() for the data sets that come with their clients "
+                f"({', '.join(data.SYNTHETIC)}) and for no other, got {type(self.partition).__name__} and "
+                f"data={self.data!r}."
             )
         if self.data in data.SYNTHETIC and (
             self.model != "logistic" or self.normalisation != "standard" or self.train_rows is not None

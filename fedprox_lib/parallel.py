@@ -27,8 +27,8 @@ from fedprox_lib.experiment import Experiment
 from fedprox_lib.plan import num_stragglers
 from fedprox_lib.simulate import State
 
-RUNS_TOGETHER = 64
-"""At most so many runs train as one program: more would need more memory and win nothing."""
+TOGETHER_BYTES = 2 << 20
+"""Weights of the runs that train as one program, at most: more would need more memory and win little."""
 
 WORTH_A_PROCESS = 30.0
 """Seconds of estimated work below which no second process is started (a start costs some seconds itself)."""
@@ -76,7 +76,7 @@ def train(
 def waves(
     experiments: Sequence[Experiment], workers: int, backend: str, device: str, memory_gib: float
 ) -> list[list[Experiment]]:
-    """Cut a sweep into lists of runs that train together: same model and data, same batch size, a bounded size.
+    """Cut a sweep into lists of runs that train together: same model, row shape and batch size.
 
     Runs with the same seeds stay side by side, for they share data, plans and batches.
 
@@ -87,11 +87,12 @@ def waves(
     alike: dict[tuple, list[Experiment]] = {}
     for e in experiments:
         gains = backend != "sequential" and engine.jobs_at_once(_parameter_bytes(e), device) > 1
-        alike.setdefault((e.model, e.data, e.work.batch_size) if gains else (e.id,), []).append(e)
+        key = (e.model, data.num_features(e.data), e.work.batch_size) if gains else (e.id,)
+        alike.setdefault(key, []).append(e)
     parts = []
     for group in alike.values():
-        group.sort(key=lambda e: (e.data_seed, e.seed, repr(e.partition), e.straggler_fraction))
-        most = min(RUNS_TOGETHER, -(-len(group) // workers))
+        group.sort(key=lambda e: (e.data, e.data_seed, e.seed, repr(e.partition), e.straggler_fraction))
+        most = min(max(1, TOGETHER_BYTES // _parameter_bytes(group[0])), -(-len(group) // workers))
         part: list[Experiment] = []
         for e in group:
             if (alone := estimated_bytes([e])) > budget:

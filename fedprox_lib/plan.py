@@ -172,12 +172,15 @@ class UniformPlanner:
         rows, epochs, size = self.partition.rows[client], self.work.epochs, self.work.batch_size
         if straggler and epochs > 1:
             epochs = 1 + int(luck * (epochs if self.straggler_epochs == "1..E" else epochs - 1))
-        key = (t, client, epochs, size)
+        key = (t, client, self.work.epochs, size)
         if key not in self.drawn:
-            self.drawn[key] = client_order(self.seed, t, client, rows, epochs=epochs, batch_size=size)
+            self.drawn[key] = client_order(self.seed, t, client, rows, epochs=self.work.epochs, batch_size=size)
         order, batch_sizes = self.drawn[key]
-        if straggler and self.work.epochs == 1:
-            batch_sizes = batch_sizes[: 1 + int(luck * len(batch_sizes))]
+        if straggler:  # the beginning of the full order
+            num_steps = epochs * (len(batch_sizes) // self.work.epochs)
+            if self.work.epochs == 1:
+                num_steps = 1 + int(luck * len(batch_sizes))
+            batch_sizes = batch_sizes[:num_steps]
             order = order[: batch_sizes.sum()]
         return ClientWork(client, straggler, len(rows), order, batch_sizes)
 
