@@ -59,7 +59,8 @@ def _seconds(work) -> float:
 def busy_cores(seconds: float = 0.5) -> float | None:
     """How many cores other programs keep busy just now (Linux; None elsewhere)."""
     try:
-        before, _ = _ticks(), time.sleep(seconds)
+        before = _ticks()
+        time.sleep(seconds)
         after = _ticks()
     except (OSError, ValueError):
         return None

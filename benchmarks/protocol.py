@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _IMPORTED = time.time()
 
-Weights = dict[str, np.ndarray]
+Weights = dict[str, Any]
+"""NumPy arrays by name."""
 
 
 class Task(NamedTuple):
@@ -42,15 +43,15 @@ class Task(NamedTuple):
 def write(folder: Path, task: Task) -> None:
     """Lay a task out as ``task.npz`` and ``task.json``."""
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / "task.npz",
-        x=task.x,
-        y=task.y,
-        rows=np.concatenate(task.rows),
-        splits=np.cumsum([len(rows) for rows in task.rows])[:-1],
-        cohorts=task.cohorts,
-        **{f"start/{name}": w for name, w in task.start.items()},
-    )
+    arrays: dict[str, Any] = {
+        "x": task.x,
+        "y": task.y,
+        "rows": np.concatenate(task.rows),
+        "splits": np.cumsum([len(rows) for rows in task.rows])[:-1],
+        "cohorts": task.cohorts,
+    }
+    arrays |= {f"start/{name}": w for name, w in task.start.items()}
+    np.savez(folder / "task.npz", **arrays)
     (folder / "task.json").write_text(json.dumps(task.facts, indent=1) + "\n")
 
 

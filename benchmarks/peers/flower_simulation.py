@@ -1,9 +1,9 @@
 """Flower's simulation: a stock ``FedProx`` strategy told its cohorts, one virtual node a client, Ray underneath.
 
-The client app is the quickstart's shape with the training loop of ``plain_tensors`` inside. Start-up is everything until
-all nodes have said which partition they hold and every actor has trained once; the rounds are timed after that, inside
+The client app is the quickstart's shape with the training loop of ``plain_tensors`` inside. Start-up is everything
+until all nodes have said which partition they hold and the actors have trained; the rounds are timed after that, inside
 the server app. There are as many actors as threads, each on one thread, which is how Flower uses several cores; its
-driver and Ray's own processes come on top.
+driver and Ray's own processes share those cores. The strategy weighs clients by examples, Flower's own rule.
 """
 
 import logging

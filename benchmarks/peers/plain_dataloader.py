@@ -36,8 +36,7 @@ def main() -> None:
     work = {name: task.facts[name] for name in ("epochs", "lr", "mu")}
     data = TensorDataset(torch.from_numpy(task.x), torch.from_numpy(task.y))
     loaders = [
-        DataLoader(Subset(data, rows.tolist()), batch_size=task.facts["batch_size"], shuffle=True)
-        for rows in task.rows
+        DataLoader(Subset(data, rows.tolist()), batch_size=task.facts["batch_size"], shuffle=True) for rows in task.rows
     ]
     net = network(task.facts["model"])
 
