@@ -20,7 +20,7 @@ os.environ |= {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-os.environ.setdefault("FLWR_HOME", tempfile.mkdtemp(prefix="flower-"))
+os.environ.setdefault("FLWR_HOME", str(Path(tempfile.gettempdir(), "fedprox-benchmarks-flower")))
 
 import numpy as np
 import torch
