@@ -24,9 +24,9 @@ from benchmarks.environments import HERE
 from benchmarks.protocol import Task, Weights
 from fedprox_lib import models
 
-LOSS_TOLERANCE = {"logistic": 0.05, "cnn": 0.20}
-"""Relative, by model. Twelve shuffles of the logistic workload gave 1.064 to 1.094 (sd 0.9 %), four of the CNN
-workload 1.21 to 1.33 (sd 4 %): about five standard deviations."""
+LOSS_TOLERANCE = {"logistic": 0.05, "cnn": 0.30}
+"""Relative, by model. Seventeen shuffles of the logistic workload gave 1.064 to 1.098 (sd 0.8 %), nine of the CNN
+workload 1.21 to 1.41 (sd 5 %): six standard deviations, or four of a difference."""
 
 CHECK_TOLERANCE = 1e-3
 """Distance of a peer's weights from ours on the check, as a fraction of how far training moved them."""
