@@ -81,17 +81,18 @@ class Bench:
         for turn in range(self.chosen.passes):
             for threads in self.chosen.threads:
                 for peer in self.peers():
-                    busy = machine.busy_cores()
+                    before, watch = machine.busy_cores(), machine.Watch()
                     try:
                         answer, weights = self._run(peer, "task", repeats=self.chosen.repeats, threads=threads)
                     except compare.Failed as error:
                         self._leave_out(peer, str(error))
                         continue
+                    busy = (before, watch.others())
                     self._add(peer, threads, answer, compare.training_loss(self.task, weights), busy)
                     rate = answer["client_steps"] / median(answer["seconds"])
                     say(
                         f"{self.workload}, pass {turn + 1} of {self.chosen.passes}: {peer}, {threads} thread(s): "
-                        f"{rate:,.0f} client-steps/s ({busy} cores were busy before)"
+                        f"{rate:,.0f} client-steps/s (others kept {busy[0]} cores busy before, {busy[1]} meanwhile)"
                     )
 
     def report(self) -> dict:
@@ -142,19 +143,21 @@ class Bench:
         self.not_run[peer] = reason
         self.runs = {key: run for key, run in self.runs.items() if key[0] != peer}
 
-    def _add(self, peer: str, threads: int, answer: dict, loss: float, busy: float | None) -> None:
+    def _add(self, peer: str, threads: int, answer: dict, loss: float, busy: tuple) -> None:
         new = {
             "client_steps": answer["client_steps"],
             "seconds": [],
             "startup_seconds": [],
             "training_loss": loss,
-            "busy_cores_before": [],
+            "others_cores_before": [],
+            "others_cores_meanwhile": [],
             "versions": answer["versions"],
         }
         run = self.runs.setdefault((peer, threads), new)
         run["seconds"] += answer["seconds"]
         run["startup_seconds"].append(answer["startup_seconds"])
-        run["busy_cores_before"].append(busy)
+        run["others_cores_before"].append(busy[0])
+        run["others_cores_meanwhile"].append(busy[1])
         problem = compare.same_steps(self.task, answer)
         problem = problem or compare.same_loss(self.task, loss, self.runs["ours", threads]["training_loss"])
         if problem:

@@ -56,17 +56,38 @@ def _seconds(work) -> float:
     return time.perf_counter() - begin
 
 
+class Watch:
+    """How many cores *other* programs keep busy, from now until asked (Linux; None elsewhere).
+
+    What this process and the children it has waited for used is taken off.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.ours, self.all = time.perf_counter(), _own_seconds(), _all_seconds()
+
+    def others(self) -> float | None:
+        seconds, ours, everybody = time.perf_counter(), _own_seconds(), _all_seconds()
+        if self.all is None or everybody is None:
+            return None
+        others = (everybody - self.all) - (ours - self.ours)
+        return max(0.0, round(others / (seconds - self.seconds), 2))
+
+
 def busy_cores(seconds: float = 0.5) -> float | None:
-    """How many cores other programs keep busy just now (Linux; None elsewhere)."""
+    """How many cores other programs keep busy just now."""
+    watch = Watch()
+    time.sleep(seconds)
+    return watch.others()
+
+
+def _own_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+def _all_seconds() -> float | None:
     try:
-        before = _ticks()
-        time.sleep(seconds)
-        after = _ticks()
-    except (OSError, ValueError):
+        fields = Path("/proc/stat").read_text().split()[1:9]
+    except OSError:
         return None
-    return round((after - before) / os.sysconf("SC_CLK_TCK") / seconds, 2)
-
-
-def _ticks() -> int:
-    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
-    return user + nice + system + irq + softirq + steal
+    user, nice, system, _, _, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
