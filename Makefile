@@ -9,7 +9,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab results check-book tidy pins clean
+.PHONY: help book test lab results check-book bench tidy pins clean
 
 help:  ## list what can be made
 	@echo "FedProx, Run and Checked. You can say:"
@@ -50,6 +50,9 @@ results: $(READY)  ## train what the records lack (resumable, hours), then run t
 check-book: $(READY)  ## open every built page in headless Chromium, without a network
 	$(BIN)/python -m tools.check_book
 
+bench: $(READY)  ## time the same training here and in other simulators (their environments first; an hour)
+	$(BIN)/python -m benchmarks --threads 1,2 --passes 3 --repeats 2 --save
+
 tidy: $(READY)  ## format the code; empty the notebooks' outputs
 	$(BIN)/python -m tools.tidy_notebooks
 	$(BIN)/ruff check --fix-only --quiet .
@@ -59,4 +62,4 @@ pins: $(READY)  ## write constraints.txt from what is installed
 	$(BIN)/python -m tools.pin_versions
 
 clean:  ## remove what was built (the virtual environment and the records stay)
-	rm -rf _build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache benchmarks/.work

@@ -69,7 +69,8 @@ def test_launch_buttons_lead_to_a_file_that_git_keeps(chapter):
 
 
 def python_files() -> list[Path]:
-    return sorted(path for name in ("fedprox_lib", "tools", "tests") for path in ROOT.glob(f"{name}/**/*.py"))
+    folders = ("fedprox_lib/**", "tools/**", "tests/**", "benchmarks", "benchmarks/peers")
+    return sorted(path for folder in folders for path in ROOT.glob(f"{folder}/*.py"))
 
 
 def test_every_python_file_says_what_it_is_for():
