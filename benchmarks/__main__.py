@@ -89,7 +89,7 @@ class Bench:
                         continue
                     busy = (before, watch.others())
                     self._add(peer, threads, answer, compare.training_loss(self.task, weights), busy)
-                    rate = answer["client_steps"] / median(answer["seconds"])
+                    rate = answer["all_client_steps"] / median(answer["seconds"])
                     say(
                         f"{self.workload}, pass {turn + 1} of {self.chosen.passes}: {peer}, {threads} thread(s): "
                         f"{rate:,.0f} client-steps/s (others kept {busy[0]} cores busy before, {busy[1]} meanwhile)"
@@ -99,7 +99,7 @@ class Bench:
         """Everything, as it is kept."""
         results = []
         for (peer, threads), run in self.runs.items():
-            rate = run["client_steps"] / median(run["seconds"])
+            rate = run["all_client_steps"] / median(run["seconds"])
             ours = self.runs["ours", threads]
             problem = self.problems.get(peer)
             results.append(
@@ -109,7 +109,7 @@ class Bench:
                     "client_steps_per_second": round(rate, 1),
                     "ours_times_faster": None
                     if problem
-                    else round(ours["client_steps"] / median(ours["seconds"]) / rate, 3),
+                    else round(ours["all_client_steps"] / median(ours["seconds"]) / rate, 3),
                     **run,
                     "startup_seconds": round(median(run["startup_seconds"]), 2),
                     "check_distance": self.distances[peer],
@@ -146,6 +146,7 @@ class Bench:
     def _add(self, peer: str, threads: int, answer: dict, loss: float, busy: tuple) -> None:
         new = {
             "client_steps": answer["client_steps"],
+            "all_client_steps": answer["all_client_steps"],
             "seconds": [],
             "startup_seconds": [],
             "training_loss": loss,
@@ -172,7 +173,7 @@ def table(report: dict) -> str:
         f"{'ours is':>8} {'loss':>7} {'check':>8}",
     ]
     for row in sorted(report["results"], key=lambda row: (row["threads"], -row["client_steps_per_second"])):
-        rates = [row["client_steps"] / seconds for seconds in row["seconds"]]
+        rates = [row["all_client_steps"] / seconds for seconds in row["seconds"]]
         span = f"{min(rates):,.0f}..{max(rates):,.0f}"
         ratio = "-" if row["ours_times_faster"] is None else f"{row['ours_times_faster']:.2f} x"
         lines.append(
@@ -201,7 +202,6 @@ def main() -> None:
         bench.prepare()
         bench.measure()
         facts = training.provenance()
-        del facts["threads"]  # stands with every result
         report = {**bench.report(), "machine": about, "provenance": facts}
         path = folder / f"{workload}.json"
         path.write_text(json.dumps(report, indent=1) + "\n")

@@ -43,7 +43,7 @@ def run_peer(
     peer: str, python: Path, task: Path, out: Path, *, repeats: int, threads: int, timeout: float = 1800
 ) -> tuple[dict, Weights]:
     """One process of a peer, on as many cores as threads: its answer and its final weights."""
-    module = "benchmarks.ours" if peer == "ours" else f"benchmarks.peers.{peer}"
+    module = f"benchmarks.{peer}" if peer.startswith("ours") else f"benchmarks.peers.{peer}"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)
     log = out.with_suffix(".log")

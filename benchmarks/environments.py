@@ -11,7 +11,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE / ".envs"
 
-PEERS = ("ours", "plain_tensors", "plain_dataloader", "pfl_research", "fedjax_peer", "flower_simulation")
+PEERS = ("ours", "ours_sweep", "plain_tensors", "plain_dataloader", "pfl_research", "fedjax_peer", "flower_simulation")
 """Everyone, in the order in which they run."""
 
 

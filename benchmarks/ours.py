@@ -6,7 +6,6 @@ What is timed is the whole sweep; ``all_client_steps`` says how many steps that 
 """
 
 import itertools
-import math
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks import protocol
-from fedprox_lib import engine, models, simulate, tree
+from fedprox_lib import engine, models, parallel, simulate, tree
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.data import Examples
 from fedprox_lib.experiment import Evaluation, Experiment
@@ -38,14 +37,20 @@ class Runs:
         work = LocalWork(facts["epochs"], facts["batch_size"], facts["lr"])
         mu, some_rows = facts["mu"], np.arange(10)
         arms = [FedProx(mu), FedAvg(), FedProx(0.0), FedProx(mu / 100), FedProx(mu / 10)]
-        grid = itertools.product(itertools.count(), (0.0, 0.5, 0.9), arms)
+        grid = list(itertools.product(range(numbers.stop), (0.0, 0.5, 0.9), arms))
         self.experiments, self.federations, drawn = [], [], {}
-        for seed, late, algorithm in list(itertools.islice(grid, numbers.stop))[numbers.start :]:
+        for seed, late, algorithm in grid[numbers.start : numbers.stop]:
             seed += facts["seed"]
             self.experiments.append(
                 Experiment(
-                    algorithm=algorithm, partition=IID(partition.num_clients), work=work, rounds=facts["rounds"],
-                    cohort_size=facts["cohort_size"], straggler_fraction=late, model=facts["model"], seed=seed,
+                    algorithm=algorithm,
+                    partition=IID(partition.num_clients),
+                    work=work,
+                    rounds=facts["rounds"],
+                    cohort_size=facts["cohort_size"],
+                    straggler_fraction=late,
+                    model=facts["model"],
+                    seed=seed,
                     evaluation=Evaluation(every=10**6),
                 )  # fmt: skip
             )
@@ -63,18 +68,58 @@ class Runs:
         steps = [0, 0]
 
         def counting(model, train, jobs):
-            steps[0] += sum(job.work.num_steps for job in jobs if job.numbers == first.numbers())
-            steps[1] += sum(job.work.num_steps for job in jobs)
+            num_steps = [job.work.num_steps for job in jobs]
+            steps[0] += sum(num_steps[: self.experiments[0].cohort_size])  # the first run's jobs come first
+            steps[1] += sum(num_steps)
             return engine.batched(model, train, jobs)
 
-        first = self.experiments[0].algorithm
         states = [simulate.State(0, self.start, e.algorithm.init_server(self.start), {}) for e in self.experiments]
         ends = {}
-        for done in simulate.together(
-            self.experiments, backend=counting, federations=self.federations, states=states
-        ):
+        for done in simulate.together(self.experiments, backend=counting, federations=self.federations, states=states):
             ends[done.experiment.id] = done.state.params
         weights = ends[self.experiments[0].id]
         return {name: w.contiguous().numpy() for name, w in weights.items()}, steps[0], steps[1]
 
 
+_runs: list[Runs] = []
+
+
+def _prepare(folder: Path, numbers: range) -> None:
+    torch.set_num_threads(1)
+    _runs.append(Runs(folder, numbers))
+
+
+def _train() -> tuple[protocol.Weights, int, int]:
+    with use_threads(1):
+        return _runs[0].train()
+
+
+def main(sweep: bool = False) -> None:
+    args = protocol.arguments()
+    task = protocol.read(args.task)
+    num_runs = SWEEP[task.facts["model"]] if sweep else 1
+    cuts = [num_runs * n // args.threads for n in range(args.threads + 1)]
+    if not sweep:
+        alone = Runs(args.task, range(1))
+        threads = parallel.threads_of(task.facts["model"], args.threads, "cpu")
+
+        def train(cohorts: np.ndarray) -> tuple[protocol.Weights, int, int]:
+            with use_threads(threads):
+                return alone.train()
+
+        protocol.run("ours", ("torch", "numpy"), args, task, train)
+        return
+    spawn = get_context("spawn")
+    workers = [ProcessPoolExecutor(1, spawn, _prepare, (args.task, range(*part))) for part in itertools.pairwise(cuts)]
+    for started in [worker.submit(int) for worker in workers]:
+        started.result()
+
+    def train_all(cohorts: np.ndarray) -> tuple[protocol.Weights, int, int]:
+        parts = [future.result() for future in [worker.submit(_train) for worker in workers]]
+        return parts[0][0], parts[0][1], sum(steps for _, _, steps in parts)
+
+    protocol.run("ours_sweep", ("torch", "numpy"), args, task, train_all)
+
+
+if __name__ == "__main__":
+    main()

@@ -80,7 +80,7 @@ def run(
     packages: tuple[str, ...],
     args: argparse.Namespace,
     task: Task,
-    train: Callable[[np.ndarray], tuple[Weights, int]],
+    train: Callable[[np.ndarray], tuple],
     warm_up: np.ndarray | None = None,
 ) -> None:
     """Time the training and answer.
@@ -91,7 +91,8 @@ def run(
         args: from :func:`arguments`.
         task: the work.
         train: ``train(cohorts)`` trains from the initial weights through these rounds and returns the final weights,
-            in memory and finished, and the number of local steps that were *done* (counted, not computed).
+            in memory and finished, and the number of local steps that were *done* (counted, not computed). A third
+            number, if given, is how many steps were done in all, by whatever else was trained in the same time.
         warm_up: the cohorts of an untimed first call; its time counts as start-up.
     """
     if warm_up is not None:
@@ -100,7 +101,7 @@ def run(
     seconds = []
     for _ in range(args.repeats):
         begin = time.perf_counter()
-        weights, steps = train(task.cohorts)
+        weights, steps, *all_steps = train(task.cohorts)
         seconds.append(round(time.perf_counter() - begin, 4))
     np.savez(args.out, **weights)
     answer = {
@@ -109,6 +110,7 @@ def run(
         "startup_seconds": round(startup, 2),
         "seconds": seconds,
         "client_steps": steps,
+        "all_client_steps": all_steps[0] if all_steps else steps,
         "threads": args.threads,
     }
     print(json.dumps(answer), flush=True)

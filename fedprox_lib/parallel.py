@@ -61,7 +61,7 @@ def train(
     how = {
         "backend": backend,
         "device": device,
-        "threads": cores if alone else 1,
+        "threads": threads_of(parts[0][0].model, cores, device) if alone else 1,
         "checkpoint_seconds": checkpoint_seconds,
     }
     total = round(sum(map(estimated_steps, lacking)))
@@ -71,6 +71,15 @@ def train(
                 training.train(part, store, **how, on_round=lambda e, state: _advance(bar, e, state))
         else:
             _side_by_side(parts, store, workers, how, bar)
+
+
+def threads_of(model: str, cores: int, device: str) -> int:
+    """Threads of one program that has all cores to itself.
+
+    A CNN's operations are long enough to be shared out; the short ones of logistic regression lose on a busy machine
+    far more than they win on an idle one, because threads wait for each other at every step.
+    """
+    return cores if device == "cpu" and engine.jobs_at_once(4 * models.get(model).num_parameters, device) == 1 else 1
 
 
 def waves(

@@ -52,7 +52,9 @@ def test_answers_keep_to_the_protocol(tiny, ours):
     folder, made = tiny
     answer, weights = run("plain_tensors", folder, repeats=2)
     for peer, one, repeats in (("plain_tensors", answer, 2), ("ours", ours["tiny"][0], 1)):
-        assert list(one) == ["peer", "versions", "startup_seconds", "seconds", "client_steps", "threads"]
+        assert set(one) == {
+            *["peer", "versions", "startup_seconds", "seconds", "client_steps", "all_client_steps", "threads"]
+        }
         assert one["peer"] == peer and one["threads"] == 1 and len(one["seconds"]) == repeats
         assert min(one["seconds"]) > 0 and one["startup_seconds"] > 0 and "torch" in one["versions"]
         assert compare.same_steps(made, one) is None
@@ -88,7 +90,7 @@ def test_who_gives_no_answer_is_reported_with_the_reason(tiny):
 
 def test_every_peer_has_a_script_and_exact_pins():
     scripts = {path.stem for path in (HERE / "peers").glob("*.py")} - {"__init__", "networks"}
-    assert scripts | {"ours"} == set(PEERS)
+    assert scripts | {"ours", "ours_sweep"} == set(PEERS)
     pinned = {path.stem for path in (HERE / "peers" / "requirements").glob("*.txt")}
     assert pinned <= scripts
     for peer in pinned:
@@ -108,7 +110,8 @@ def test_the_table_names_who_did_other_work_and_who_did_not_run():
 
     row = {
         "peer": "ours", "threads": 1, "client_steps_per_second": 200.0, "ours_times_faster": 1.0, "client_steps": 100,
-        "seconds": [0.5, 0.4], "startup_seconds": 1.0, "training_loss": 1.0, "check_distance": 0.0,
+        "all_client_steps": 100, "seconds": [0.5, 0.4], "startup_seconds": 1.0, "training_loss": 1.0,
+        "check_distance": 0.0,
         "different_work": None,
     }  # fmt: skip
     other = row | {"peer": "lazy", "ours_times_faster": None, "different_work": "did 50 local steps of 100"}
