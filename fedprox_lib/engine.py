@@ -33,8 +33,11 @@ the most steps a second. A CNN is larger than that, so it is trained one client 
 too: on a CPU its convolutions gain nothing from being batched over clients.
 """
 
-SEGMENT = 256
-"""So many steps are laid out at a time, which bounds memory where one client needs 20,000 steps a round."""
+BATCH_BYTES = 1 << 20
+"""Batches are fetched for as many steps at a time as fit into this, at least one step."""
+
+MOST_STEPS = 256
+"""And for at most so many."""
 
 STILL_TRAINING = 0.75
 """A stack is made anew, without those that are done, when fewer than this fraction of it still train."""
@@ -125,7 +128,7 @@ def _train_stack(
 
     finishing = {done, *num_steps.ravel().tolist()}
     longest = [max((jobs[i] for i in unit), key=lambda job: job.work.num_steps) for unit in units]
-    for s, (rows, weights) in enumerate(_batches(longest, done, stop, some), done):
+    for s, (x, y, weights) in enumerate(_batches(train, longest, done, stop), done):
         if s in finishing:  # who is done has learning rate 0 from now on; units that are done leave at the end
             training = num_steps > s
             first = slice(int(training.any(axis=1).sum()))
@@ -133,9 +136,7 @@ def _train_stack(
             rates = [wide(lr * training, w[name])[first, places] for _, name, places, _ in updates]
             now = [(rule, name, places, [cut(tree) for tree in trees]) for rule, name, places, trees in updates]
             w_now = cut(w)
-        rows = rows[first]
-        x = train.x.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-        g = model.gradients_together(w_now, x, train.y[rows], weights[first])
+        g = model.gradients_together(w_now, x[first], y[first], weights[first])
         for (rule, name, places, trees), rate in zip(now, rates, strict=True):
             direction = rule({name: g[name][:, places]}, *trees)
             trees[0][name].addcmul_(rate, direction[name], value=-1)
@@ -161,27 +162,34 @@ def _lay_out(units: list[Unit], jobs: Sequence[Job]) -> tuple[list[list[tuple[in
     return table, ranges
 
 
-def _batches(longest: list[Job], done: int, stop: int, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and weights, (u, b) each, of steps ``done`` to ``stop``, from the job with most steps of each unit.
+def _batches(train: Examples, longest: list[Job], done: int, stop: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """x (u, b, ...), y and weights (u, b) of steps ``done`` to ``stop``, from the job with most steps of each unit.
 
-    A batch with fewer rows than others of its step, or none, is filled up with rows of weight 0.
+    A batch with fewer rows than others of its step, or none, is filled up with rows of weight 0. Some steps are fetched
+    at a time.
     """
-    for first in range(done, stop, SEGMENT):
-        span = slice(first, min(first + SEGMENT, stop))
-        sizes = np.zeros((span.stop - first, len(longest)), dtype=np.int64)
+    row_bytes = train.x[0].numel() * train.x.element_size()
+    largest = sum(int(job.work.batch_sizes.max()) for job in longest) * row_bytes
+    at_a_time = max(1, min(MOST_STEPS, BATCH_BYTES // largest))
+    all_starts = [job.work.starts for job in longest]
+    for begin in range(done, stop, at_a_time):
+        span = slice(begin, min(begin + at_a_time, stop))
+        sizes = np.zeros((span.stop - begin, len(longest)), dtype=np.int64)
         starts = np.zeros_like(sizes)
         for u, job in enumerate(longest):
             part = job.work.batch_sizes[span]
             sizes[: len(part), u] = part
-            starts[: len(part), u] = job.work.batch_sizes[:first].sum() + np.cumsum(part) - part
+            starts[: len(part), u] = all_starts[u][begin : begin + len(part)]
         place = np.arange(sizes.max())
         inside = place < sizes[:, :, None]  # (steps, units, batch)
         at = np.where(inside, starts[:, :, None] + place, 0)
-        rows = np.stack([job.work.order[at[:, u]] for u, job in enumerate(longest)], axis=1)
-        weights = torch.from_numpy(inside / np.maximum(sizes, 1)[:, :, None]).to(like)
-        placed = torch.from_numpy(rows).to(like.device)
+        rows = torch.from_numpy(np.stack([job.work.order[at[:, u]] for u, job in enumerate(longest)], axis=1))
+        weights = torch.from_numpy(inside / np.maximum(sizes, 1)[:, :, None]).to(train.x)
+        placed = rows.flatten().to(train.y.device)
+        x = train.x.index_select(0, placed).unflatten(0, rows.shape)
+        y = train.y.index_select(0, placed).view(rows.shape)
         for s, width in enumerate(sizes.max(axis=1).tolist()):
-            yield placed[s, :, :width], weights[s, :, :width]
+            yield x[s, :, :width], y[s, :, :width], weights[s, :, :width]
 
 
 def _stacked(trees: list[Params], num_units: int) -> Params:

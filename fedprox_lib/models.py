@@ -88,10 +88,9 @@ class Model(NamedTuple):
         Weights of 1/b make it the mean; a weight of 0 leaves a row out.
         """
         if self.is_linear:
-            scores = self.logits_together(params, x)
-            p = (scores - scores.amax(-1, keepdim=True)).exp_()
-            p /= p.sum(-1, keepdim=True)  # the softmax; torch.softmax takes three times as long along so short an axis
-            p -= p.new_zeros(*y.shape, 1, p.shape[-1]).scatter_(3, y[:, :, None, None], 1)
+            p = _softmax(self.logits_together(params, x))
+            label = y[:, :, None, None].expand(*p.shape[:3], 1)
+            p.scatter_add_(3, label, p.new_full((), -1.0).expand_as(label))
             p *= weights[:, :, None, None]
             p = p.flatten(2)  # d loss / d scores, (u, b, 10 m)
             shape = params["dense.weight"].shape
@@ -131,6 +130,14 @@ class Model(NamedTuple):
             loss += F.cross_entropy(scores, labels, reduction="none").double().sum(0)
             correct += (scores.argmax(1) == labels).sum(0)
         return loss / len(index), correct / len(index)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last axis, which is short: there torch.softmax is slow, except on little."""
+    if scores.numel() < 1000:
+        return torch.softmax(scores, -1)
+    p = (scores - scores.amax(-1, keepdim=True)).exp_()
+    return p.div_(p.sum(-1, keepdim=True))
 
 
 def _logistic(p: Params, x: Tensor) -> Tensor:

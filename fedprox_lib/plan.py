@@ -69,6 +69,11 @@ class ClientWork:
         """tau_k, the number of local SGD steps."""
         return len(self.batch_sizes)
 
+    @property
+    def starts(self) -> np.ndarray:
+        """(num_steps,) int64: where in ``order`` each mini-batch begins."""
+        return np.cumsum(self.batch_sizes) - self.batch_sizes
+
     def batches(self) -> Iterator[np.ndarray]:
         """The mini-batches, step by step: arrays of row numbers."""
         stop = 0

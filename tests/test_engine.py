@@ -49,7 +49,7 @@ def test_every_algorithm_is_among_the_examples():
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("algorithm", EXAMPLES, ids=repr)
 def test_batched_is_sequential(toy, algorithm, dtype, monkeypatch):
-    monkeypatch.setattr(engine, "SEGMENT", 5)  # so that borders are crossed
+    monkeypatch.setattr(engine, "MOST_STEPS", 5)  # so that borders are crossed
     start, slow = train(toy, algorithm, simulate.sequential, dtype)
     _, fast = train(toy, algorithm, engine.batched, dtype)
     assert apart(fast.params, slow.params, start) <= TOLERANCE[dtype]
