@@ -51,6 +51,7 @@ def gradient_spread(model: Model, params: Params, train: Examples, partition: Pa
     Returns:
         Two columns, (m,) float64 each.
     """
+    params = model.packed(params)
     mean = {name: torch.zeros(p.shape[1:], dtype=torch.float64, device=p.device) for name, p in params.items()}
     square = torch.zeros(next(iter(params.values())).shape[1], dtype=torch.float64, device=train.y.device)
     total = int(partition.sizes.sum())
@@ -58,7 +59,7 @@ def gradient_spread(model: Model, params: Params, train: Examples, partition: Pa
         x, y = train.take(held)
         weights = torch.full((1, len(y)), 1 / len(y), dtype=x.dtype, device=x.device)
         with torch.enable_grad():
-            gradients = model.gradients_together(params, x[None], y[None], weights)
+            gradients = model.gradients_together(params, model.packed_rows(x)[None], y[None], weights)
         for name, g in gradients.items():
             mean[name] += len(y) / total * g[0].double()
             square += len(y) / total * g[0].flatten(1).double().square().sum(1)

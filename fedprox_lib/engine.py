@@ -50,6 +50,15 @@ def batched(model: Model, train: Examples, jobs: Sequence[Job]) -> list[Params]:
     """Do the jobs, many at a time: the same as :func:`simulate.sequential` up to rounding."""
     size = sum(w.numel() * w.element_size() for w in jobs[0].start.values()) if jobs else 1
     most = jobs_at_once(size, train.y.device.type)
+    packed: dict[int, Params] = {}
+
+    def pack(tree: Params) -> Params:
+        """What a local rule may read has the names of the parameters; other memory stays behind."""
+        if id(tree) not in packed:
+            packed[id(tree)] = model.packed(tree) if tree.keys() == model.shapes.keys() else {}
+        return packed[id(tree)]
+
+    jobs = [j._replace(start=pack(j.start), server=pack(j.server), memory=pack(j.memory)) for j in jobs]
     ends: list[Params] = [job.start for job in jobs]
     for units in chunks(jobs, most):
         done = 0
@@ -117,10 +126,7 @@ def _train_stack(
     for places in ranges:
         own = [jobs[i] for row in table for i, _ in row[places]]
         starts = _stacked([job.start for job in own], num_units)
-        server, memory = (
-            _stacked([{name: t for name, t in tree.items() if name in w} for tree in trees], num_units)
-            for trees in ([job.server for job in own], [job.memory for job in own])
-        )
+        server, memory = (_stacked([getattr(job, kind) for job in own], num_units) for kind in ("server", "memory"))
         for name, t in w.items():
             read = [{name: tree[name]} if tree else {} for tree in (starts, server, memory)]
             numbers = {key: wide([job.numbers[key] for job in own], t) for key in own[0].numbers}
@@ -128,7 +134,7 @@ def _train_stack(
 
     finishing = {done, *num_steps.ravel().tolist()}
     longest = [max((jobs[i] for i in unit), key=lambda job: job.work.num_steps) for unit in units]
-    for s, (x, y, weights) in enumerate(_batches(train, longest, done, stop), done):
+    for s, (x, y, weights) in enumerate(_batches(model, train, longest, done, stop), done):
         if s in finishing:  # who is done has learning rate 0 from now on; units that are done leave at the end
             training = num_steps > s
             first = slice(int(training.any(axis=1).sum()))
@@ -145,8 +151,8 @@ def _train_stack(
         for place, (i, real) in enumerate(row):
             if real:
                 ends[i] = {name: t[u, place] for name, t in w.items()}
-                if len(jobs) > 1 and jobs[i].work.num_steps <= stop:  # keep what is done, not the whole stack
-                    ends[i] = {name: t.clone() for name, t in ends[i].items()}
+                if jobs[i].work.num_steps <= stop:
+                    ends[i] = model.unpacked(ends[i])
 
 
 def _lay_out(units: list[Unit], jobs: Sequence[Job]) -> tuple[list[list[tuple[int, bool]]], list[slice]]:
@@ -162,7 +168,9 @@ def _lay_out(units: list[Unit], jobs: Sequence[Job]) -> tuple[list[list[tuple[in
     return table, ranges
 
 
-def _batches(train: Examples, longest: list[Job], done: int, stop: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _batches(
+    model: Model, train: Examples, longest: list[Job], done: int, stop: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """x (u, b, ...), y and weights (u, b) of steps ``done`` to ``stop``, from the job with most steps of each unit.
 
     A batch with fewer rows than others of its step, or none, is filled up with rows of weight 0. Some steps are fetched
@@ -186,7 +194,7 @@ def _batches(train: Examples, longest: list[Job], done: int, stop: int) -> Itera
         rows = torch.from_numpy(np.stack([job.work.order[at[:, u]] for u, job in enumerate(longest)], axis=1))
         weights = torch.from_numpy(inside / np.maximum(sizes, 1)[:, :, None]).to(train.x)
         placed = rows.flatten().to(train.y.device)
-        x = train.x.index_select(0, placed).unflatten(0, rows.shape)
+        x = model.packed_rows(train.x.index_select(0, placed)).unflatten(0, rows.shape)
         y = train.y.index_select(0, placed).view(rows.shape)
         for s, width in enumerate(sizes.max(axis=1).tolist()):
             yield x[s, :, :width], y[s, :, :width], weights[s, :, :width]

@@ -73,31 +73,43 @@ class Model(NamedTuple):
         return F.cross_entropy(scores.double(), y, reduction="none"), scores.argmax(1) == y
 
     # --- many models at once: u groups of m models; the models of a group look at the same rows ----------------------
+    # A linear model is packed for it: the bias becomes the last column of the weights, and rows get a last entry of 1.
+
+    def packed(self, params: Params) -> Params:
+        """Parameters (..., shape), or anything shaped like them, as the methods below take them."""
+        if not self.is_linear:
+            return params
+        return {"dense": torch.cat([params["dense.weight"], params["dense.bias"][..., None]], -1)}
+
+    def unpacked(self, params: Params) -> Params:
+        """The inverse of :meth:`packed`, in memory of its own."""
+        if not self.is_linear:
+            return {name: p.clone() for name, p in params.items()}
+        w = params["dense"]
+        return {"dense.weight": w[..., :-1].contiguous(), "dense.bias": w[..., -1].contiguous()}
+
+    def packed_rows(self, x: Tensor) -> Tensor:
+        """Rows (n, ...) as the methods below take them."""
+        return F.pad(x.flatten(1), (0, 1), value=1.0) if self.is_linear else x
 
     def logits_together(self, params: Params, x: Tensor) -> Tensor:
-        """Scores (u, b, m, 10) of parameters (u, m, ...) on rows x (u, b, ...)."""
+        """Scores (u, b, m, 10) of packed parameters (u, m, ...) on packed rows x (u, b, ...)."""
         if self.is_linear:
-            w, bias = params["dense.weight"], params["dense.bias"]  # (u, m, 10, d), (u, m, 10)
-            scores = torch.baddbmm(bias.flatten(1)[:, None], x.flatten(2), w.flatten(1, 2).transpose(1, 2))
-            return scores.unflatten(2, w.shape[1:3])  # (u, b, 10 m) -> (u, b, m, 10)
+            w = params["dense"]  # (u, m, 10, d + 1)
+            return torch.bmm(x, w.flatten(1, 2).transpose(1, 2)).unflatten(2, w.shape[1:3])
         return vmap(vmap(self.logits, (0, None)))(params, x).transpose(1, 2)
 
     def gradients_together(self, params: Params, x: Tensor, y: Tensor, weights: Tensor) -> Params:
-        """Gradients (u, m, ...) of the weighted sum of cross-entropies over rows x (u, b, ...), y and weights (u, b).
+        """Gradients (u, m, ...) of the weighted sum of cross-entropies over packed rows x (u, b, ...).
 
-        Weights of 1/b make it the mean; a weight of 0 leaves a row out.
+        y and weights are (u, b). Weights of 1/b make it the mean; a weight of 0 leaves a row out.
         """
         if self.is_linear:
             p = _softmax(self.logits_together(params, x))
             label = y[:, :, None, None].expand(*p.shape[:3], 1)
             p.scatter_add_(3, label, p.new_full((), -1.0).expand_as(label))
-            p *= weights[:, :, None, None]
-            p = p.flatten(2)  # d loss / d scores, (u, b, 10 m)
-            shape = params["dense.weight"].shape
-            return {
-                "dense.weight": torch.bmm(p.transpose(1, 2), x.flatten(2)).view(shape),
-                "dense.bias": p.sum(1).view(shape[:3]),
-            }
+            p *= weights[:, :, None, None]  # d loss / d scores
+            return {"dense": torch.bmm(p.flatten(2).transpose(1, 2), x).view(params["dense"].shape)}
 
         def loss(params: Params, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
             return (weights * F.cross_entropy(self.logits(params, x), y, reduction="none")).sum()
@@ -124,8 +136,9 @@ class Model(NamedTuple):
             losses, right = self.loss_and_correct(one, *((x, y) if every else (x[index], y[index])), chunk=100)
             return losses.mean()[None], right.double().mean()[None]
         loss, correct = (torch.zeros(num_models, dtype=torch.float64, device=y.device) for _ in range(2))
+        params = self.packed(params)
         for part in index.split(1000):
-            scores = self.logits_together(params, x[part][None])[0].transpose(1, 2)  # (b, 10, m)
+            scores = self.logits_together(params, self.packed_rows(x[part])[None])[0].transpose(1, 2)  # (b, 10, m)
             labels = y[part][:, None].expand(-1, num_models)
             loss += F.cross_entropy(scores, labels, reduction="none").double().sum(0)
             correct += (scores.argmax(1) == labels).sum(0)
