@@ -50,8 +50,9 @@ results: $(READY)  ## train what the records lack (resumable, hours), then run t
 check-book: $(READY)  ## open every built page in headless Chromium, without a network
 	$(BIN)/python -m tools.check_book
 
-bench: $(READY)  ## time the same training here and in other simulators (their environments first; an hour)
+bench: $(READY)  ## time our training beside other simulators (their environments first; an hour)
 	$(BIN)/python -m benchmarks --threads 1,2 --passes 3 --repeats 2 --save
+	$(BIN)/python -m benchmarks.growth --save
 
 tidy: $(READY)  ## format the code; empty the notebooks' outputs
 	$(BIN)/python -m tools.tidy_notebooks

@@ -57,7 +57,7 @@ def timed(experiments: list[Experiment], federations: list[Federation] | None = 
 
     for turn in range(repeats + 1):
         for f in federations:
-            f.planner.drawn.clear()  # the drawing of plans is part of the work
+            getattr(f.planner, "drawn", {}).clear()  # the drawing of plans is part of the work
         steps, measuring, begin = 0, 0.0, time.perf_counter()
         states = [simulate.initial_state(e, "cpu", f.model) for e, f in zip(experiments, federations, strict=True)]
         for done in simulate.together(experiments, backend=counting, federations=federations, states=states):

@@ -38,7 +38,9 @@ class Runs:
         mu, some_rows = facts["mu"], np.arange(10)
         arms = [FedProx(mu), FedAvg(), FedProx(0.0), FedProx(mu / 100), FedProx(mu / 10)]
         grid = list(itertools.product(range(numbers.stop), (0.0, 0.5, 0.9), arms))
-        self.experiments, self.federations, drawn = [], [], {}
+        self.experiments: list[Experiment] = []
+        self.federations: list[Federation] = []
+        drawn: dict[int, dict] = {}
         for seed, late, algorithm in grid[numbers.start : numbers.stop]:
             seed += facts["seed"]
             self.experiments.append(

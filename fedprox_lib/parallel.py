@@ -58,7 +58,7 @@ def train(
         workers = cores if seconds > WORTH_A_PROCESS else 1
     parts = waves(lacking, workers, backend, device, memory_gib)
     alone = len(parts) == 1 and workers > 1  # nothing to do side by side: give the one program all cores
-    how = {
+    how: dict[str, Any] = {
         "backend": backend,
         "device": device,
         "threads": threads_of(parts[0][0].model, cores, device) if alone else 1,

@@ -47,7 +47,8 @@ class FedAdam(Algorithm):
     def server_update(
         w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
     ) -> tuple[Params, Params]:
-        after, memory = {}, {}
+        after: Params = {}
+        memory: Params = {}
         for name, delta in mean_delta(reports).items():
             m = numbers["beta1"] * server[f"m/{name}"] + (1 - numbers["beta1"]) * delta
             v = numbers["beta2"] * server[f"v/{name}"] + (1 - numbers["beta2"]) * delta**2
