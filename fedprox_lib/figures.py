@@ -286,7 +286,7 @@ def forest(gaps: pd.DataFrame, singles: pd.DataFrame, margin: float, xlabel: str
 
     Args:
         gaps: columns data, comparison, difference, low, high.
-        singles: columns data, comparison, difference; a small dot a replicate.
+        singles: columns data, comparison, difference; a small stroke a replicate, below the mean.
         margin: differences within it do not matter.
         xlabel: what is subtracted, with its unit.
     """
@@ -300,7 +300,7 @@ def forest(gaps: pd.DataFrame, singles: pd.DataFrame, margin: float, xlabel: str
         dots = singles[singles["data"] == panel]
         ax.axvspan(-margin, margin, color="0.9", zorder=0)
         ax.axvline(0, color="0.3", linewidth=1)
-        ax.plot(dots["difference"], [names.index(c) for c in dots["comparison"]], "|", color="0.5", markersize=7)
+        ax.plot(dots["difference"], [names.index(c) + 0.28 for c in dots["comparison"]], "|", color="0.4", markersize=7)
         error = [gap["difference"] - gap["low"], gap["high"] - gap["difference"]]
         ax.errorbar(gap["difference"], range(len(gap)), xerr=error, color=color, marker=marker, capsize=4, linestyle="")
         ax.set(title=panel, ylim=(len(names) - 0.5, -0.5))
