@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedprox_lib import profile, records, results, statistics, sweeps
+from fedprox_lib import profile, records, results, statistics, sweeps, synthetic
 from fedprox_lib.algorithms import FedProx
 
 PAPER = profile.get("paper")
@@ -306,6 +306,16 @@ def gap(table: pd.DataFrame, data: str, arm: str, other: str, column: str = "tra
     return wide[arm] - wide[other]
 
 
+def test_sizes_of_the_synthetic_federations():
+    """ "in some federations one client holds more than half of all rows, and the totals of the ten ... vary almost by a
+    factor of three"; "where one client holds a quarter of all rows" (data seed 3).
+    """
+    sizes = [np.array([len(client.y) for client in synthetic.generate("synthetic_iid", seed)]) for seed in range(10)]
+    totals, largest = ([f(held) for held in sizes] for f in (np.sum, lambda held: held.max() / held.sum()))
+    assert 2.5 < max(totals) / min(totals) < 3
+    assert sum(share > 0.5 for share in largest) >= 2 and abs(largest[3] - 0.25) < 0.01
+
+
 def test_straggler_epochs_and_split_do_not_matter_here():
     """ "Neither the upper end, nor freezing, nor 80 % instead of 90 % moves the final training loss by as much as the
     margin, on either set: all eight intervals lie inside"; "On the IID set several of these intervals exclude zero".
@@ -334,8 +344,7 @@ def test_sampling_by_size_is_steadier_and_ends_higher():
 
 
 def test_what_moves_the_loss_of_a_single_federation():
-    """ "Of the four predictions ... the third is the right one; other luck comes second, far ahead of the first two".
-    """
+    """ "the third is the right one; other luck comes second, far ahead of the first two"."""
     found = table("authors-differences")
     pairs = (("by share", "uniform"), ("uniform", "authors, all finish"), ("redrawn", "authors"), ("80/20", "authors"))
     sizes = [gap(found, "synthetic_1_1", *arm_and_other).abs().mean() for arm_and_other in pairs]
