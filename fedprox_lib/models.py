@@ -107,7 +107,7 @@ class Model(NamedTuple):
         if self.is_linear:
             p = _softmax(self.logits_together(params, x))
             label = y[:, :, None, None].expand(*p.shape[:3], 1)
-            p.scatter_add_(3, label, p.new_full((), -1.0).expand_as(label))
+            p.scatter_(3, label, -1.0, reduce="add")
             p *= weights[:, :, None, None]  # d loss / d scores
             return {"dense": torch.bmm(p.flatten(2).transpose(1, 2), x).view(params["dense"].shape)}
 
