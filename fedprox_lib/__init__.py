@@ -4,22 +4,26 @@ Start with :mod:`fedprox_lib.simulate`; ``README.md`` has an example. Each modul
 answers and which chapter teaches it.
 """
 
-from fedprox_lib.algorithms import FedAvg, FedProx
+from fedprox_lib.algorithms import FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
 from fedprox_lib.experiment import Evaluation, Experiment, grid
-from fedprox_lib.partition import IID, Dirichlet, LabelShards, PowerLaw
+from fedprox_lib.partition import IID, AsGenerated, Dirichlet, LabelShards, PowerLaw
 from fedprox_lib.plan import LocalWork
 
 __version__ = "0.1.0"
 
 __all__ = [
     "IID",
+    "AsGenerated",
     "Dirichlet",
     "Evaluation",
     "Experiment",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
     "FedProx",
     "LabelShards",
     "LocalWork",
     "PowerLaw",
+    "Scaffold",
     "grid",
 ]

@@ -1,9 +1,9 @@
 """A federation in one process: rounds, clients, local steps, and nothing hidden in between.
 
-Reading order: :func:`simulate` runs the rounds of an experiment; :func:`run_round` is one round; a *job* is what one
-client gets to do in it; a *backend* does the jobs. :func:`sequential` is the definition: clients one after another,
-step by step, through :func:`local_step`, the only line of local training in the library. Every faster path is tested
-against it.
+Reading order: :func:`simulate` runs the rounds of an experiment, :func:`together` those of many in lockstep;
+:func:`run_round` is one round; a *job* is what one client gets to do in it; a *backend* does the jobs.
+:func:`sequential` is the definition: clients one after another, step by step, through :func:`local_step`. The fast
+backend, :mod:`fedprox_lib.engine`, is tested against it.
 
 Taught in "The model and one client" and "FedAvg and FedProx side by side". Room: PyTorch computation; plans come in
 as NumPy and become tensors here. May import all of the above but results and figures.
