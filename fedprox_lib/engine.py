@@ -58,7 +58,7 @@ def batched(model: Model, train: Examples, jobs: Sequence[Job]) -> list[Params]:
             packed[id(tree)] = model.packed(tree) if tree.keys() == model.shapes.keys() else {}
         return packed[id(tree)]
 
-    jobs = [j._replace(start=pack(j.start), server=pack(j.server), memory=pack(j.memory)) for j in jobs]
+    given, jobs = jobs, [j._replace(start=pack(j.start), server=pack(j.server), memory=pack(j.memory)) for j in jobs]
     ends: list[Params] = [job.start for job in jobs]
     for units in chunks(jobs, most):
         done = 0
@@ -67,7 +67,7 @@ def batched(model: Model, train: Examples, jobs: Sequence[Job]) -> list[Params]:
             _train_stack(model, train, units, jobs, ends, done, stop)
             units = [left for unit in units if (left := [i for i in unit if jobs[i].work.num_steps > stop])]
             done = stop
-    return ends
+    return [end if job.work.num_steps else job.start for end, job in zip(ends, given, strict=True)]
 
 
 BACKENDS = {"sequential": simulate.sequential, "batched": batched}
@@ -85,8 +85,9 @@ def chunks(jobs: Sequence[Job], most: int) -> Iterator[list[Unit]]:
     """Cut jobs into chunks of at most ``most`` jobs, longest work first."""
     units: dict[tuple[int, int], Unit] = {}
     for i, job in enumerate(jobs):
-        # The very same array or the beginning of it: planners that share their draws hand out one.
-        units.setdefault((job.work.order.ctypes.data, int(job.work.batch_sizes[0])), []).append(i)
+        if job.work.num_steps:
+            # The very same array or the beginning of it: planners that share their draws hand out one.
+            units.setdefault((job.work.order.ctypes.data, int(job.work.batch_sizes[0])), []).append(i)
     parts = [part.tolist() for unit in units.values() for part in np.array_split(unit, -(-len(unit) // most))]
     parts.sort(key=lambda unit: -max(jobs[i].work.num_steps for i in unit))
     chunk: list[Unit] = []

@@ -14,7 +14,7 @@ from fedprox_lib.algorithms import ALL, FedAdam, FedAvg, FedAvgM, FedProx, Scaff
 from fedprox_lib.data import Examples
 from fedprox_lib.federation import Federation, measure, prepare
 from fedprox_lib.partition import IID, Dirichlet, LabelShards, Partition
-from fedprox_lib.plan import LocalWork, UniformPlanner
+from fedprox_lib.plan import ClientWork, LocalWork, UniformPlanner
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 EXAMPLES = [FedAvg(), FedProx(mu=0.7), Scaffold(server_lr=0.9), FedAvgM(momentum=0.5), FedAdam(server_lr=0.02)]
@@ -88,6 +88,19 @@ def test_an_empty_cohort_changes_nothing(toy, algorithm):
 
     start, state = train(toy, Dropping(**algorithm.numbers()), engine.batched, torch.float64, fraction=1.0)
     assert state.round == 3 and all(torch.equal(state.params[name], start[name]) for name in start)
+
+
+def test_a_client_without_a_step_stays_where_it_was(toy, job_of):
+    """No planner of ours makes one, but somebody's may."""
+    model, train, _ = toy
+    start = model.init(0, torch.float64)
+    idle = ClientWork(0, True, 3, np.array([], dtype=np.int64), np.array([], dtype=np.int64))
+    busy = ClientWork(1, False, 3, np.arange(3), np.array([2, 1]))
+    jobs = [job_of(start, work, FedProx(mu=1.0)) for work in (idle, busy, idle)]
+    fast, slow = engine.batched(model, train, jobs), simulate.sequential(model, train, jobs)
+    assert all(torch.equal(fast[i][name], start[name]) for i in (0, 2) for name in start)
+    assert apart(fast[1], slow[1], start) <= 1e-12
+    assert engine.batched(model, train, jobs[:1])[0].keys() == start.keys()
 
 
 def test_jobs_of_one_plan_share_their_batches_and_others_do_not(toy):
