@@ -109,7 +109,7 @@ def main(sweep: bool = False) -> None:
             with use_threads(threads):
                 return alone.train()
 
-        protocol.run("ours", ("torch", "numpy"), args, task, train)
+        protocol.run("ours", ("torch", "numpy"), args, task, train, warm_up=task.cohorts)
         return
     spawn = get_context("spawn")
     workers = [ProcessPoolExecutor(1, spawn, _prepare, (args.task, range(*part))) for part in itertools.pairwise(cuts)]
@@ -120,7 +120,7 @@ def main(sweep: bool = False) -> None:
         parts = [future.result() for future in [worker.submit(_train) for worker in workers]]
         return parts[0][0], parts[0][1], sum(steps for _, _, steps in parts)
 
-    protocol.run("ours_sweep", ("torch", "numpy"), args, task, train_all)
+    protocol.run("ours_sweep", ("torch", "numpy"), args, task, train_all, warm_up=task.cohorts)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ the most steps a second. A CNN is larger than that, so it is trained one client 
 too: on a CPU its convolutions gain nothing from being batched over clients.
 """
 
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 4 << 20
 """Batches are fetched for as many steps at a time as fit into this, at least one step."""
 
 MOST_STEPS = 256

@@ -258,6 +258,57 @@ def differences(gaps: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
     return fig
 
 
+def agreement(table: pd.DataFrame, y: str, ylabel: str, reference: str) -> Figure:
+    """Two panels: a recorded curve with ours over it, and how far ours are from it, relatively, on a logarithmic axis.
+
+    Args:
+        table: columns source, round and ``y``; a line a source.
+        y: a measured column.
+        ylabel: with its unit.
+        reference: the source that the others are compared with; hollow circles.
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
+    wide = table.pivot(index="round", columns="source", values=y)
+    ours = [source for source in dict.fromkeys(table["source"]) if source != reference]
+    for (color, style, marker), source in zip(STYLES, ours, strict=False):
+        left.plot(wide[source], style, color=color, label=source)
+        gap = (wide[source] - wide[reference]).abs() / wide[reference]
+        right.plot(gap, style, color=color, marker=marker, markersize=5)
+    left.plot(wide[reference], "o", color="0.2", fillstyle="none", markersize=9, label=reference)
+    left.set(xlabel="communication round", ylabel=ylabel)
+    right.set(xlabel="communication round", ylabel="relative difference", yscale="log")
+    fig.legend(loc="outside upper center", ncol=len(ours) + 1)
+    return fig
+
+
+def forest(gaps: pd.DataFrame, singles: pd.DataFrame, margin: float, xlabel: str) -> Figure:
+    """Paired differences of several comparisons with intervals, a panel a data set, and the margin as a grey band.
+
+    Args:
+        gaps: columns data, comparison, difference, low, high.
+        singles: columns data, comparison, difference; a small stroke a replicate, below the mean.
+        margin: differences within it do not matter.
+        xlabel: what is subtracted, with its unit.
+    """
+    names, panels = list(dict.fromkeys(gaps["comparison"])), list(dict.fromkeys(gaps["data"]))
+    fig, axes = plt.subplots(
+        1, len(panels), figsize=(3.1 * len(panels) + 3.2, 0.5 * len(names) + 1.3), sharey=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for ax, (color, _, marker), panel in zip(axes[0], STYLES, panels, strict=False):
+        gap = gaps[gaps["data"] == panel].set_index("comparison").loc[names]
+        dots = singles[singles["data"] == panel]
+        ax.axvspan(-margin, margin, color="0.9", zorder=0)
+        ax.axvline(0, color="0.3", linewidth=1)
+        ax.plot(dots["difference"], [names.index(c) + 0.28 for c in dots["comparison"]], "|", color="0.4", markersize=7)
+        error = [gap["difference"] - gap["low"], gap["high"] - gap["difference"]]
+        ax.errorbar(gap["difference"], range(len(gap)), xerr=error, color=color, marker=marker, capsize=4, linestyle="")
+        ax.set(title=panel, ylim=(len(names) - 0.5, -0.5))
+    axes[0][0].set_yticks(range(len(names)), names)
+    fig.supxlabel(xlabel, fontsize="medium")
+    return fig
+
+
 def packing(panels: Mapping[str, tuple[Sequence[tuple], Sequence[tuple]]], xlabel: str) -> Figure:
     """One panel a title: jobs as bars, coloured by chunk in turn, on grey for the places computed for nobody.
 
@@ -304,7 +355,7 @@ def rates(panels: Mapping[str, pd.DataFrame], xlabel: str) -> Figure:
         wide = table["high"].max() > 20 * table["low"].min()
         ax.set_xlim(table["low"].min() / 1.3, table["high"].max() * 1.3)
         ax.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1,) if wide else (1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:,g}")
+        ax.xaxis.set_major_formatter("{x:,.0f}")
         ax.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     handles, names = np.atleast_1d(axes)[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside upper center", ncol=len(names))

@@ -36,9 +36,9 @@ def subtract(a: Params, b: Params) -> Params:
 
 
 def laid_out(w: Tensor) -> Tensor:
-    """Convolution weights in channels-last layout, which a CPU trains faster; anything else as it is. Values stay.
+    """Convolution weights in channels-last layout, which a CPU trains faster; anything else as it is.
 
-    The layout decides in which order a convolution sums, so it is fixed here and not left to chance.
+    Values stay; but the layout decides in which order a convolution sums, so it is fixed and not left to chance.
     """
     return w.contiguous(memory_format=torch.channels_last) if w.dim() == 4 else w
 

@@ -20,13 +20,13 @@ import pandas as pd
 import pytest
 import torch
 
-from fedprox_lib import authors, engine, models, synthetic
+from fedprox_lib import authors, engine, models, profile, synthetic
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.authors_plan import AuthorsPlanner
 from fedprox_lib.partition import Partition
 from fedprox_lib.plan import LocalWork
 
-RECORDED = Path(__file__).parent / "fixtures" / "authors"
+RECORDED = profile.committed_store() / "authors"
 CURVE = RECORDED / "synthetic_iid_fedprox_mu1_stragglers0.5_E20.csv"
 
 
