@@ -4,15 +4,21 @@ Numbers in the text are computed from records when the book is built; words such
 are not. Each test quotes the sentence it guards. If a record is made again and a test fails, the sentence must go.
 """
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from benchmarks.environments import PEERS
 from fedprox_lib import profile, records, results, statistics, sweeps, synthetic
 from fedprox_lib.algorithms import FedProx
 
+ROOT = Path(__file__).resolve().parent.parent
 PAPER = profile.get("paper")
 READ_ONLY = profile.get("published")
 
@@ -384,3 +390,135 @@ def test_frozen_shuffles_do_not_matter_and_cohorts_do():
         _, low, high = statistics.interval(list(shuffles))
         assert -MARGIN < low < 0 < high < MARGIN
         assert shuffles.std() < gap(found, data, "uniform", "fresh").std() / 6
+
+
+# --- Fast enough to sweep -------------------------------------------------------------------------------------------
+
+
+def benchmark(name: str) -> dict:
+    return json.loads((READ_ONLY.store / "benchmarks" / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def chapter() -> dict:
+    """What the chapter computes from the benchmarks: the names that its cells define, up to the table of targets."""
+    notebook = nbformat.read(ROOT / "notebooks" / "07_fast_enough.ipynb", as_version=4)
+    cells = {cell.id: cell.source for cell in notebook.cells}
+    wanted = ("parameters", "imports", "read-benchmarks", "paper-federation", "sweep-count", "rate-code", "flop",
+              "targets-code", "targets-rates", "targets", "verdicts")  # fmt: skip
+    names: dict = {}
+    threads = torch.get_num_threads()
+    for cell in wanted:
+        exec(cells[cell], names)  # noqa: S102 (our own chapter)
+    torch.set_num_threads(threads)
+    return names
+
+
+@pytest.mark.parametrize("workload", ["logistic", "cnn"])
+def test_every_peer_was_timed_often_on_the_same_work_or_is_named(workload):
+    """ "The list is run several times over"; "Every peer counts its local steps, and the count must be the task's. Its
+    final loss must be near ours ... its weights must equal ours to a thousandth"; every absence has a reason.
+    """
+    report = benchmark(workload)
+    rows = {(row["peer"], row["threads"]): row for row in report["results"]}
+    timed = {peer for peer, _ in rows}
+    assert timed | set(report["not_run"]) == set(PEERS) and not timed & set(report["not_run"])
+    assert all(report["not_run"].values()) and report["passes"] >= 2
+    assert set(report["not_run"]) <= {"fedjax_peer"}
+    for (peer, threads), row in rows.items():
+        assert threads in (1, 2) and {(peer, 1), (peer, 2)} <= set(rows), peer
+        assert len(row["seconds"]) >= 5 and row["startup_seconds"] > 0, peer
+        assert row["different_work"] is None, peer
+        assert row["client_steps"] == report["task"]["client_steps"], peer
+        assert row["check_distance"] <= report["tolerances"]["check_distance"] <= 1e-3, peer
+        ours = rows["ours", threads]["training_loss"]
+        assert abs(row["training_loss"] - ours) <= report["tolerances"]["training_loss"] * ours, peer
+
+
+@pytest.mark.parametrize("name", ["logistic", "cnn", "growth"])
+def test_benchmarks_name_a_quiet_machine(name):
+    """ "on a machine that does nothing else": below a tenth of a core in the median, and never half of one."""
+    report = benchmark(name)
+    about = report["machine"]
+    assert about["processor"] and about["cores"] >= 2 and about["system"]
+    assert set(about["matrix_product_gflops"]) == {"1", "2"} and about["memory_copy_gb_per_s"] > 0
+    assert report["provenance"]["commit"] and report["provenance"]["made_utc"]
+    if name == "growth":
+        busy = [p["others_cores"] for x in ("runs", "clients", "cohort") for p in report[x]]
+    else:
+        busy = [cores for row in report["results"] for cores in row["others_cores_before"]]
+    assert np.median(busy) < 0.1 and max(busy) < 0.5
+
+
+def test_growth_has_every_part():
+    """ "Markers are medians of five timings (one timing beyond 90 runs)"."""
+    report = benchmark("growth")
+    assert [p["runs"] for p in report["runs"]] == [1, 3, 9, 18, 45, 90, 200, 450, 1000]
+    assert [p["clients"] for p in report["clients"]] == [100, 1_000, 10_000, 100_000]
+    assert [p["cohort"] for p in report["cohort"]] == [1, 3, 10, 30, 100, 300, 1000]
+    for p in report["runs"] + report["clients"] + report["cohort"]:
+        assert len(p["seconds"]) == (1 if p.get("runs", 0) > 90 else 5)
+    assert (report["figure"]["runs"], report["synthetic_figure"]["runs"]) == (45, 180)
+    assert report["figure"]["workers"] == report["synthetic_figure"]["workers"] == 2
+    assert report["synthetic_sweep"]["workers"] == 1 and len(report["cold_start"]["seconds"]) == 5
+
+
+def test_the_chapter_counts_the_work_that_was_timed(chapter):
+    """The paper's federation from label counts alone gives the task's steps, and the sweep's."""
+    rows = {(row["peer"], row["threads"]): row for row in benchmark("logistic")["results"]}
+    assert chapter["one_run"] == rows["ours", 1]["client_steps"]
+    assert (
+        chapter["sweep_steps"] == rows["ours_sweep", 1]["all_client_steps"] == rows["ours_sweep", 2]["all_client_steps"]
+    )
+
+
+def test_targets_are_those_written_down_before_and_their_verdicts_follow(chapter):
+    """The chapter's table, recomputed from the files by another road."""
+    targets = chapter["targets"].set_index("what")
+    rate = {
+        (name, row["peer"], row["threads"]): row["all_client_steps"] / np.median(row["seconds"])
+        for name in ("logistic", "cnn")
+        for row in benchmark(name)["results"]
+    }
+    growth = benchmark("growth")
+
+    def times(peer: str, mine: str = "ours_sweep", threads: int = 2, name: str = "logistic") -> float:
+        return rate[name, mine, threads] / rate[name, peer, threads]
+
+    loops = ("plain_dataloader", "plain_tensors")
+    gflops = benchmark("cnn")["machine"]["matrix_product_gflops"]["1"]
+    expected = {
+        "sweep / plain loop, DataLoader": (30, times("plain_dataloader")),
+        "sweep / plain loop, tensors": (20, times("plain_tensors")),
+        "sweep / Flower, rounds only": (25, times("flower_simulation")),
+        "sweep / pfl-research": (20, times("pfl_research")),
+        "sweep / FedJAX": (5, times("fedjax_peer")),
+        "one run / plain loop, DataLoader": (10, times("plain_dataloader", "ours", 1)),
+        "CNN, one run / faster plain loop": (1.3, min(times(peer, "ours", 1, "cnn") for peer in loops)),
+        "CNN, one run, second core": (1.5, rate["cnn", "ours", 2] / rate["cnn", "ours", 1]),
+        "CNN, sweep, second core": (1.5, rate["cnn", "ours_sweep", 2] / rate["cnn", "ours_sweep", 1]),
+        "CNN, share of the matrix product": (0.7, rate["cnn", "ours", 1] * 0.7238 / gflops),
+        "start to end of first round, s": (5, np.median(growth["cold_start"]["seconds"])),
+    }
+    for x in ("runs", "clients", "cohort"):
+        rates = np.array([p["client_steps_per_second"] for p in growth[x]])
+        expected[f"unevenness over {x}"] = (
+            0.2,
+            max(rates.max() / np.median(rates) - 1, 1 - rates.min() / np.median(rates)),
+        )
+    part = growth["synthetic_figure"]
+    training = part["seconds"][0] - part["core_seconds_measuring"] / 2
+    expected["synthetic sweep, client-steps/s"] = (280_000, part["client_steps"] / training)
+    flower, ours = (
+        next(row for row in benchmark("logistic")["results"] if (row["peer"], row["threads"]) == (peer, 2))
+        for peer in ("flower_simulation", "ours_sweep")
+    )
+    end_to_end = [r["all_client_steps"] / (np.median(r["seconds"]) + r["startup_seconds"]) for r in (ours, flower)]
+    expected["sweep / Flower, with start-up"] = (25, end_to_end[0] / end_to_end[1])
+    assert set(expected) == set(targets.index)
+    for what, (goal, value) in expected.items():
+        row = targets.loc[what]
+        assert row["goal"] == goal, what
+        assert row[{1: "one", 2: "two"}[row["decides"]]] == pytest.approx(value, rel=1e-3), what
+        reached = value <= goal if row["sense"] == "at most" else value >= goal
+        assert row["verdict"] == ("reached" if reached else "missed"), what

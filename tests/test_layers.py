@@ -26,12 +26,14 @@ LAYERS = [
     ["parallel", "authors"],
     ["results"],
     ["figures"],
+    ["figures_speed"],
 ]
 MAY_IMPORT = {
     "rng": {"numpy"}, "partition": {"numpy"}, "plan": {"numpy"}, "profile": set(), "records": {"pandas"},
     "statistics": {"numpy", "pandas", "scipy"}, "experiment": set(), "sweeps": set(),
     "synthetic": {"numpy", "torch"}, "authors_plan": {"numpy"}, "authors": {"numpy", "torch", "tqdm"},
     "figures": {"numpy", "pandas", "matplotlib", "seaborn", "IPython"},
+    "figures_speed": {"numpy", "pandas", "matplotlib"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
 
