@@ -51,7 +51,7 @@ check-book: $(READY)  ## open every built page in headless Chromium, without a n
 	$(BIN)/python -m tools.check_book
 
 bench: $(READY)  ## time our training beside other simulators (their environments first; an hour)
-	$(BIN)/python -m benchmarks --threads 1,2 --passes 3 --repeats 2 --save
+	$(BIN)/python -m benchmarks --threads 1,2 --passes 2 --repeats 3 --save
 	$(BIN)/python -m benchmarks.growth --save
 
 tidy: $(READY)  ## format the code; empty the notebooks' outputs
