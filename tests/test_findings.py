@@ -416,14 +416,14 @@ def chapter() -> dict:
 
 @pytest.mark.parametrize("workload", ["logistic", "cnn"])
 def test_every_peer_was_timed_often_on_the_same_work_or_is_named(workload):
-    """ "The list is run several times over"; "Every peer counts its local steps, and the count must be the task's. Its
+    """ "The list is run more than once for the logistic regression ...; for the CNN once"; "Every peer counts its local steps, and the count must be the task's. Its
     final loss must be near ours ... its weights must equal ours to a thousandth"; every absence has a reason.
     """
     report = benchmark(workload)
     rows = {(row["peer"], row["threads"]): row for row in report["results"]}
     timed = {peer for peer, _ in rows}
     assert timed | set(report["not_run"]) == set(PEERS) and not timed & set(report["not_run"])
-    assert all(report["not_run"].values()) and report["passes"] >= 2
+    assert all(report["not_run"].values()) and report["passes"] >= (2 if workload == "logistic" else 1)
     assert set(report["not_run"]) <= {"fedjax_peer"}
     for (peer, threads), row in rows.items():
         assert threads in (1, 2) and {(peer, 1), (peer, 2)} <= set(rows), peer
