@@ -519,6 +519,7 @@ def test_targets_are_those_written_down_before_and_their_verdicts_follow(chapter
     for what, (goal, value) in expected.items():
         row = targets.loc[what]
         assert row["goal"] == goal, what
-        assert row[{1: "one", 2: "two"}[row["decides"]]] == pytest.approx(value, rel=1e-3), what
+        # seconds are kept to a tenth of a millisecond, rates were computed before that rounding
+        assert row[{1: "one", 2: "two"}[row["decides"]]] == pytest.approx(value, rel=1e-2), what
         reached = value <= goal if row["sense"] == "at most" else value >= goal
         assert row["verdict"] == ("reached" if reached else "missed"), what
