@@ -47,7 +47,7 @@ Unit = list[int]
 
 
 def batched(model: Model, train: Examples, jobs: Sequence[Job]) -> list[Params]:
-    """Do the jobs, many at a time: the same as :func:`simulate.sequential` up to rounding."""
+    """Do the jobs, many at a time: the same as :func:`fedprox_lib.simulate.sequential` up to rounding."""
     size = sum(w.numel() * w.element_size() for w in jobs[0].start.values()) if jobs else 1
     most = jobs_at_once(size, train.y.device.type)
     packed: dict[int, Params] = {}

@@ -1,7 +1,7 @@
 """A sweep on all cores: cut into waves of runs that train together, done by worker processes, with one progress bar.
 
 Which question this answers: *which runs share a program, which process does them, and does it fit into memory?*
-A wave is what :func:`training.train` gets at once; :func:`waves` cuts them. Each worker is a process of its own that
+A wave is what :func:`fedprox_lib.training.train` gets at once; :func:`waves` cuts them. Each worker is a process of its own that
 trains one wave at a time. After every round it looks at the event that asks it to stop; all the time it watches its
 parent, so that a killed parent leaves no worker behind.
 
@@ -51,7 +51,7 @@ def train(
     memory_gib: float = 4.0,
     checkpoint_seconds: float | None = None,
 ) -> None:
-    """Train and record runs, as :func:`results.run` describes it."""
+    """Train and record runs, as :func:`fedprox_lib.results.run` describes it."""
     cores = (os.cpu_count() or 1) if device == "cpu" else 1
     if workers is None:
         seconds = sum(estimated_steps(e) / STEPS_PER_SECOND[e.model] for e in lacking)
