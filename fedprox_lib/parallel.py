@@ -1,9 +1,9 @@
 """A sweep on all cores: cut into waves of runs that train together, done by worker processes, with one progress bar.
 
 Which question this answers: *which runs share a program, which process does them, and does it fit into memory?*
-A wave is what :func:`fedprox_lib.training.train` gets at once; :func:`waves` cuts them. Each worker is a process of its own that
-trains one wave at a time. After every round it looks at the event that asks it to stop; all the time it watches its
-parent, so that a killed parent leaves no worker behind.
+A wave is what :func:`fedprox_lib.training.train` gets at once; :func:`waves` cuts them. Each worker is a process of its
+own that trains one wave at a time. After every round it looks at the event that asks it to stop; all the time it
+watches its parent, so that a killed parent leaves no worker behind.
 
 Taught in "Fast enough to sweep". Room: processes. May import training and what it stands on.
 """
