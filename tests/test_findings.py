@@ -416,7 +416,8 @@ def chapter() -> dict:
 
 @pytest.mark.parametrize("workload", ["logistic", "cnn"])
 def test_every_peer_was_timed_often_on_the_same_work_or_is_named(workload):
-    """ "The list is run more than once for the logistic regression ...; for the CNN once"; "Every peer counts its local steps, and the count must be the task's. Its
+    """ "The list is run more than once for the logistic regression ...; for the CNN once"; "Every peer counts its local
+    steps, and the count must be the task's. Its
     final loss must be near ours ... its weights must equal ours to a thousandth"; every absence has a reason.
     """
     report = benchmark(workload)
