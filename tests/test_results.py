@@ -137,17 +137,16 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_records(quick, tmp_
         break
     assert kills >= 2
     killed, whole = (results.run(sweep, profile.at(tmp_path / name)) for name in ("killed", "whole"))
-    if workers == 1:
-        pd.testing.assert_frame_equal(killed, whole, check_exact=True)
-    else:  # what was left when it was killed is shared out differently, and last digits may depend on that
-        pd.testing.assert_frame_equal(killed, whole, check_exact=False, rtol=1e-5, atol=1.1e-3)
+    # runs that were ahead wait for the others, so batches are composed differently: last digits may depend on that
+    pd.testing.assert_frame_equal(killed, whole, check_exact=False, rtol=1e-5, atol=1.1e-3)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, workers):
     command = [sys.executable, "-m", "fedprox_lib.results", "--profile", "smoke", "--sweep", "choose_mu"]
     command += ["--store", str(tmp_path), "--workers", workers, "--checkpoint-seconds", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a job in the background ignores it)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     wait_for_checkpoint(process, tmp_path)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
