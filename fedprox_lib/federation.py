@@ -47,11 +47,6 @@ class Federation:
     planner: Planner
     data_sha256: str
 
-    @property
-    def train_sample(self) -> Examples:
-        """The rows on which the training loss is taken."""
-        return self.train.take(self.sampled)
-
     @classmethod
     def of(cls, experiment: Experiment, device: str = "cpu") -> "Federation":
         """Load, subset and cut the data of an experiment."""

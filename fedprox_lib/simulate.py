@@ -167,12 +167,14 @@ class Progress(NamedTuple):
         state: its state.
         measured: the measurements, empty in rounds that its evaluation skips.
         seconds_measuring: what they cost, this run's share.
+        finite: whether all weights are finite numbers; a run ends where they are not.
     """
 
     experiment: Experiment
     state: State
     measured: dict[str, float]
     seconds_measuring: float
+    finite: bool
 
 
 def together(
@@ -211,17 +213,19 @@ def together(
         for i, part in zip(due, jobs, strict=True):
             e, f = runs[i]
             now[i] = _conclude(now[i], t, part, [next(ends) for _ in part], e.algorithm, f.partition.num_clients)
-            if t == e.rounds or not tree.all_finite(now[i].params):
+        for i, progress in zip(due, _measured([(runs[i], now[i]) for i in due]), strict=True):
+            if t == progress.experiment.rounds or not progress.finite:
                 going.remove(i)
-        yield from _measured([(runs[i], now[i]) for i in due])
+            yield progress
 
 
 def _measured(done: list[tuple[tuple[Experiment, Federation], State]]) -> Iterator[Progress]:
     """Measure what is due, all runs with the same rows in one go."""
+    finite = [tree.all_finite(state.params) for _, state in done]
     groups: dict[tuple, list[int]] = {}
     for i, ((e, f), state) in enumerate(done):
         due = state.round % e.evaluation.every == 0 or state.round == e.rounds
-        if due and tree.all_finite(state.params):
+        if due and finite[i]:
             groups.setdefault((id(f.sampled), id(f.test.x), id(f.partition), e.evaluation), []).append(i)
     measured: dict[int, tuple[dict[str, float], float]] = {}
     for members in groups.values():
@@ -231,7 +235,7 @@ def _measured(done: list[tuple[tuple[Experiment, Federation], State]]) -> Iterat
         share = (time.perf_counter() - started) / len(members)
         measured |= {i: (row, share) for i, row in zip(members, values, strict=True)}
     for i, ((e, _), state) in enumerate(done):
-        yield Progress(e, state, *measured.get(i, ({}, 0.0)))
+        yield Progress(e, state, *measured.get(i, ({}, 0.0)), finite[i])
 
 
 def simulate(

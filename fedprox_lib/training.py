@@ -83,14 +83,13 @@ def train(
             federations = prepare(experiments, device)
             shas = {e.id: f.data_sha256 for e, f in zip(experiments, federations, strict=True)}
             states = [s if s is None else _placed(s, device) for s in (run.state for run in unfinished.values())]
-            for e, state, measured, seconds in together(
+            for e, state, measured, seconds, finite in together(
                 experiments, backend=engine.BACKENDS[backend], device=device, federations=federations, states=states
             ):
                 run = unfinished[e.id]
                 run.state, run.measuring = state, run.measuring + seconds
                 if measured:
                     run.rows.append({"round": state.round, **measured})
-                finite = tree.all_finite(state.params)
                 if state.round == e.rounds or not finite:
                     facts = provenance(
                         data_sha256=shas[e.id],

@@ -172,7 +172,7 @@ def test_measurements_are_means_over_rows_and_clients(quick):
     several = [f.model.init(seed) for seed in range(3)]
     for params in ([several[0]], several):
         for w, row in zip(params, measure(params, f, gradients=True), strict=True):
-            sample = f.train_sample
+            sample = f.train.take(f.sampled)
             assert len(sample.y) == 200
             assert row["train_loss"] == pytest.approx(float(f.model.loss(w, *sample)), rel=1e-5)
             assert row["test_loss"] == pytest.approx(float(f.model.loss(w, *f.test)), rel=1e-5)
@@ -280,7 +280,7 @@ def test_federations_of_a_sweep_share_what_they_have_in_common(quick):
     alone = Federation.of(replace(quick, data_seed=1))
     for rows, expected in zip(d.partition.rows, alone.partition.rows, strict=True):
         assert torch.equal(d.train.take(rows).x, alone.train.take(expected).x)
-    assert torch.equal(d.train_sample.x, alone.train_sample.x)
+    assert torch.equal(d.train.take(d.sampled).x, alone.train.take(alone.sampled).x)
 
 
 # --- the mathematics of the algorithms with memory -------------------------------------------------------------------

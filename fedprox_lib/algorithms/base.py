@@ -10,7 +10,6 @@ Conventions: delta = w_k - w_t points from the global to the local model. Symbol
 Room: PyTorch computation. May import tree.
 """
 
-import abc
 import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -42,7 +41,7 @@ class Reports(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Algorithm(abc.ABC):
+class Algorithm:
     """The hooks in the order of a round. Nothing that changes in training is stored here."""
 
     keeps_partial_work: ClassVar[bool] = True
@@ -61,9 +60,9 @@ class Algorithm(abc.ABC):
         return {}
 
     @staticmethod
-    @abc.abstractmethod
     def local_gradient(g: Params, w: Params, w_t: Params, server: Params, memory: Params, numbers: Numbers) -> Params:
-        """Direction of one local SGD step, from the mini-batch gradient g at w."""
+        """Direction of one local SGD step, from the mini-batch gradient g at w. Default: g itself, plain SGD."""
+        return g
 
     @staticmethod
     def report(

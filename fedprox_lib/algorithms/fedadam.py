@@ -40,10 +40,6 @@ class FedAdam(Algorithm):
         return m | {f"v/{name}": torch.full_like(t, self.tau**2) for name, t in w.items()}
 
     @staticmethod
-    def local_gradient(g: Params, w: Params, w_t: Params, server: Params, memory: Params, numbers: Numbers) -> Params:
-        return g
-
-    @staticmethod
     def server_update(
         w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
     ) -> tuple[Params, Params]:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedprox_lib.algorithms.base import Algorithm, Numbers
-from fedprox_lib.tree import Params
+from fedprox_lib.algorithms.base import Algorithm
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,3 @@ class FedAvg(Algorithm):
     """
 
     keeps_partial_work: ClassVar[bool] = False
-
-    @staticmethod
-    def local_gradient(g: Params, w: Params, w_t: Params, server: Params, memory: Params, numbers: Numbers) -> Params:
-        return g

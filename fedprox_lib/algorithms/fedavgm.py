@@ -35,10 +35,6 @@ class FedAvgM(Algorithm):
         return tree.map(torch.zeros_like, w)  # v
 
     @staticmethod
-    def local_gradient(g: Params, w: Params, w_t: Params, server: Params, memory: Params, numbers: Numbers) -> Params:
-        return g
-
-    @staticmethod
     def server_update(
         w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
     ) -> tuple[Params, Params]:
