@@ -97,6 +97,11 @@ def run(
     return pd.concat([_tidy(wanted[name], have[name]) for name in wanted], ignore_index=True)
 
 
+def available(experiments: Sequence[Experiment], profile: Profile) -> list[Experiment]:
+    """Those that :func:`run` can give: all if the profile may train, else the recorded ones."""
+    return [e for e in experiments if profile.may_train or records.exists(profile.store / "runs" / e.id)]
+
+
 def load(experiment: Experiment, profile: Profile) -> Record:
     """The record of one run, checked."""
     return records.read(profile.store / "runs" / experiment.id, experiment.settings())
@@ -159,7 +164,8 @@ def main() -> None:
     from fedprox_lib import sweeps
 
     parser = argparse.ArgumentParser(prog="python -m fedprox_lib.results", description=main.__doc__)
-    parser.add_argument("--sweep", choices=sorted(sweeps.BOOK), action="append", help="only this sweep (repeatable)")
+    every = sweeps.BOOK | sweeps.PLANNED
+    parser.add_argument("--sweep", choices=sorted(every), action="append", help="only this sweep (repeatable)")
     parser.add_argument("--profile", default="paper", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, help="another results folder")
     parser.add_argument("--workers", type=int, help="processes side by side; by default one a core, on a GPU one")
@@ -171,7 +177,7 @@ def main() -> None:
     profile = profiles.get(chosen.profile)
     if chosen.store:
         profile = replace(profile, store=chosen.store, may_train=True)
-    experiments = [e for name in chosen.sweep or sweeps.BOOK for e in sweeps.BOOK[name](profile)]
+    experiments = [e for name in chosen.sweep or every for e in every[name](profile)]
     recorded = lambda: sum(records.exists(profile.store / "runs" / e.id) for e in experiments)  # noqa: E731
     print(f"{recorded()} of {len(experiments)} runs are recorded in {profile.store}", flush=True)
     try:

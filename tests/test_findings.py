@@ -44,8 +44,17 @@ def test_records_of_every_sweep_are_whole(name):
 
 def test_no_record_is_orphaned():
     """Every folder under results/runs belongs to a sweep of the book."""
-    known = {e.id for sweep in sweeps.BOOK.values() for e in sweep(PAPER)}
-    assert {path.name for path in (READ_ONLY.store / "runs").iterdir()} == known
+    every = sweeps.BOOK | sweeps.PLANNED
+    assert len(every) == len(sweeps.BOOK) + len(sweeps.PLANNED)
+    known = {e.id for sweep in every.values() for e in sweep(PAPER)}
+    assert {path.name for path in (READ_ONLY.store / "runs").iterdir()} <= known
+
+
+@pytest.mark.parametrize("name", sorted(sweeps.PLANNED))
+def test_what_is_called_not_run_lacks_records(name):
+    """A sweep whose records are whole belongs into BOOK."""
+    wanted = sweeps.PLANNED[name](PAPER)
+    assert len(results.available(wanted, READ_ONLY)) < len(wanted)
 
 
 # --- What federated data looks like -------------------------------------------------------------------------------
