@@ -62,3 +62,63 @@ def paired(finals: pd.DataFrame, metric: str, arm: str, baseline: str, level: fl
             {"straggler_fraction": fraction, "replicates": len(values), "difference": mean, "low": low, "high": high}
         )
     return pd.DataFrame(rows)
+
+
+def rounds_to(table: pd.DataFrame, target: float, metric: str = "test_accuracy") -> pd.DataFrame:
+    """In which round each run first reaches a target, by the rule of McMahan et al. 2017, section 3.
+
+    The curve is made monotone (best value so far) and read off by linear interpolation between measured rounds. A run
+    that ends below the target is censored: all we know is that it needs more rounds than it had.
+
+    Args:
+        table: from ``results.run``.
+        target: of the metric, in its unit.
+        metric: a measured column of which more is better.
+
+    Returns:
+        One row a run: record, arm, what else tells runs apart, rounds (NaN if the target was not reached) and ran
+        (the last measured round).
+
+    Example:
+        >>> run = pd.DataFrame({"record": "a", "round": [0, 2, 4, 6], "test_accuracy": [0, 0.8, 0.6, 1]})
+        >>> float(rounds_to(run, 0.9)["rounds"].iloc[0])
+        5.0
+    """
+    keep = [
+        name for name in ("arm", "partition", "straggler_fraction", "epochs", "lr", "data", "seed") if name in table
+    ]
+    rows = []
+    for record, run in table.groupby("record", sort=False):
+        run = run.sort_values("round")
+        at, best = run["round"].to_numpy(float), run[metric].cummax().to_numpy()
+        reached = np.flatnonzero(best >= target)
+        rounds = float("nan")
+        if len(reached):
+            i = reached[0]
+            # np.interp on the last step below the target and the first at or above it; round 0 has none below it.
+            rounds = at[0] if i == 0 else float(np.interp(target, best[i - 1 : i + 1], at[i - 1 : i + 1]))
+        rows.append({"record": record, **{name: run[name].iloc[0] for name in keep}, "rounds": rounds, "ran": at[-1]})
+    return pd.DataFrame(rows)
+
+
+def rounds_text(rounds: pd.DataFrame) -> str:
+    """Rounds of the replicates of one arm in words: their median and range, or how many never got there.
+
+    Example:
+        >>> rounds_text(pd.DataFrame({"rounds": [31.0, 34.2, 36.0], "ran": 40}))
+        '34 (31 to 36)'
+        >>> rounds_text(pd.DataFrame({"rounds": [31.0, float("nan"), float("nan")], "ran": 40}))
+        'more than 40 (1 of 3 got there)'
+    """
+    got, n = rounds["rounds"].dropna(), len(rounds)
+    if len(got) == 0:
+        return f"not in {rounds['ran'].min():.0f}"
+    # The median of censored values is known as long as fewer than half are censored.
+    middle = rounds["rounds"].fillna(np.inf).sort_values().iloc[(n - 1) // 2 : n // 2 + 1].mean()
+    if not np.isfinite(middle):
+        return f"more than {rounds['ran'].min():.0f} ({len(got)} of {n} got there)"
+    if n == 1:
+        return f"{middle:.0f}"
+    low, high = got.min(), got.max()
+    spread = f"{low:.0f} to {high:.0f}" if len(got) == n else f"{low:.0f} or more, {len(got)} of {n} got there"
+    return f"{middle:.0f} ({spread})"

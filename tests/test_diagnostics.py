@@ -1,12 +1,13 @@
 """Diagnostics against what one can compute by hand or by finite differences."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from fedprox_lib import diagnostics, tree
 from fedprox_lib.figures import show
-from fedprox_lib.statistics import interval, paired
+from fedprox_lib.statistics import interval, paired, rounds_text, rounds_to
 
 
 def test_inexactness_is_1_at_the_start_and_0_at_the_minimiser(toy):
@@ -92,3 +93,29 @@ def test_a_figure_without_alt_text_is_refused():
 
     with pytest.raises(ValueError, match="needs an alt text and a caption"):
         show(plt.figure(), name="fig-x", alt="", caption="Five words are needed here.")
+
+
+def curve(record: str, **accuracy_by_round: float) -> pd.DataFrame:
+    rounds = [int(name[1:]) for name in accuracy_by_round]
+    return pd.DataFrame({"record": record, "round": rounds, "test_accuracy": list(accuracy_by_round.values())})
+
+
+def test_rounds_to_a_target_are_read_off_the_best_so_far():
+    """By hand: 0.80 in round 4 is forgotten at 6 and passed at 8, between which the best so far rises 0.80 -> 0.90."""
+    found = rounds_to(curve("a", r0=0.1, r4=0.8, r6=0.5, r8=0.9, r12=0.95), 0.85)
+    assert found["rounds"].tolist() == pytest.approx([7.0]) and found["ran"].tolist() == [12]
+
+
+def test_rounds_to_a_target_at_its_edges():
+    table = pd.concat([curve("start", r0=0.9, r1=0.2), curve("exact", r0=0.1, r5=0.9), curve("never", r0=0.1, r9=0.8)])
+    found = rounds_to(table.sample(frac=1, random_state=0), 0.9).set_index("record")["rounds"]
+    assert found["start"] == 0 and found["exact"] == 5 and np.isnan(found["never"])
+
+
+def test_rounds_in_words_do_not_hide_who_never_got_there():
+    words = lambda *rounds: rounds_text(pd.DataFrame({"rounds": rounds, "ran": 40}))  # noqa: E731
+    assert words(30.0, 36.4, 34.0) == "34 (30 to 36)"
+    assert words(30.0, np.nan, 34.0) == "34 (30 or more, 2 of 3 got there)"
+    assert words(30.0, np.nan, np.nan) == "more than 40 (1 of 3 got there)"
+    assert words(30.0, np.nan) == "more than 40 (1 of 2 got there)"
+    assert words(np.nan, np.nan) == "not in 40" and words(7.4) == "7"
