@@ -586,8 +586,8 @@ def test_on_label_shards_fedavg_loses_steps_too():
 
 def test_targets_sort_the_arms_by_their_labels_first():
     """ "no run of FedAvg, mu = 0 or mu = 0.1 on label shards reaches 97 % in forty rounds, and none of them reaches
-    98 % on IID clients at 90 % stragglers"; "At 90 % stragglers on label shards, FedAvg never reaches even 90 %, and the two
-    others do in every replicate"; "about three times as many rounds as mu = 0".
+    98 % on IID clients at 90 % stragglers"; "At 90 % stragglers on label shards, FedAvg never reaches even 90 %, and
+    the two others do in every replicate"; "about three times as many rounds as mu = 0".
     """
     shards, even = runs(sweeps.side_by_side), runs(sweeps.iid)
     assert shards["test_accuracy"].max() < 0.97 and even["test_accuracy"].max() < 0.98

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "synthetic": {"numpy", "torch"}, "authors_plan": {"numpy"}, "authors": {"numpy", "torch", "tqdm"},
     "figures": {"numpy", "pandas", "matplotlib", "seaborn", "IPython"},
     "figures_speed": {"numpy", "pandas", "matplotlib"},
-    "figures_sweeps": {"pandas", "matplotlib"},
+    "figures_sweeps": {"numpy", "pandas", "matplotlib"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
 
