@@ -33,6 +33,7 @@ COLUMNS = {
     "test_accuracy": "fraction in [0, 1] of the evaluated test rows that w_t classifies correctly",
     "gradient_variance": "E_k ||grad F_k(w_t) - grad f(w_t)||^2 over all clients, weighted by n_k / n",
     "dissimilarity": "B(w_t) = sqrt(E_k ||grad F_k||^2 / ||grad f||^2), at least 1; the paper's Definition 3",
+    "next_mu": "mu in the round after this one, where it follows the loss",
     "diverged_at": "round in which a weight stopped being finite; empty if none did",
 }
 """What the measured columns mean; all other columns are fields of :class:`Experiment` and of what it holds."""

@@ -113,7 +113,7 @@ def _jobs(state: State, plan: RoundPlan, algorithm: Algorithm, lr: float) -> lis
     """What the clients of a round get to do, sorted by client number: the sum must not depend on who answers first."""
     if not algorithm.keeps_partial_work:
         plan = plan.without_stragglers()
-    numbers = algorithm.numbers()
+    numbers = algorithm.numbers_at(state.server)
     return [
         Job(
             state.params,
@@ -203,7 +203,9 @@ def together(
     runs = list(zip(experiments, given, strict=True))
     fresh = [(i, initial_state(e, device, f.model)) for i, (e, f) in enumerate(runs) if given_states[i] is None]
     now = {i: s for i, s in enumerate(given_states) if s is not None} | dict(fresh)
-    yield from _measured([(runs[i], s) for i, s in fresh])
+    for (i, _), progress in zip(fresh, _measured([(runs[i], s) for i, s in fresh]), strict=True):
+        now[i] = progress.state
+        yield progress
     going = {i for i, s in now.items() if s.round < runs[i][0].rounds}
     while going:
         t = 1 + min(now[i].round for i in going)
@@ -214,6 +216,7 @@ def together(
             e, f = runs[i]
             now[i] = _conclude(now[i], t, part, [next(ends) for _ in part], e.algorithm, f.partition.num_clients)
         for i, progress in zip(due, _measured([(runs[i], now[i]) for i in due]), strict=True):
+            now[i] = progress.state
             if t == progress.experiment.rounds or not progress.finite:
                 going.remove(i)
             yield progress
@@ -235,7 +238,11 @@ def _measured(done: list[tuple[tuple[Experiment, Federation], State]]) -> Iterat
         share = (time.perf_counter() - started) / len(members)
         measured |= {i: (row, share) for i, row in zip(members, values, strict=True)}
     for i, ((e, _), state) in enumerate(done):
-        yield Progress(e, state, *measured.get(i, ({}, 0.0)), finite[i])
+        row, seconds = measured.get(i, ({}, 0.0))
+        if row and e.algorithm.watches_loss:
+            state = state._replace(server=e.algorithm.observe(state.server, row["train_loss"]))
+            row |= {"next_mu": e.algorithm.numbers_at(state.server)["mu"]}
+        yield Progress(e, state, row, seconds, finite[i])
 
 
 def simulate(
