@@ -162,10 +162,12 @@ def _require_writable(store: Path) -> None:
 
 def main() -> None:
     """Train every sweep of the book that the store lacks."""
-    from fedprox_lib import sweeps
+    from fedprox_lib import sweeps, sweeps_paper
 
     parser = argparse.ArgumentParser(prog="python -m fedprox_lib.results", description=main.__doc__)
-    every = sweeps.BOOK | sweeps.PLANNED
+    groups = {"book": sweeps.BOOK | sweeps.PLANNED, "paper": sweeps_paper.PAPER}
+    every = groups["book"] | groups["paper"]
+    parser.add_argument("--only", choices=groups, help="only the sweeps of the chapters, or only the paper's own")
     parser.add_argument("--sweep", choices=sorted(every), action="append", help="only this sweep (repeatable)")
     parser.add_argument("--profile", default="paper", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, help="another results folder")
@@ -178,7 +180,7 @@ def main() -> None:
     profile = profiles.get(chosen.profile)
     if chosen.store:
         profile = replace(profile, store=chosen.store, may_train=True)
-    experiments = [e for name in chosen.sweep or every for e in every[name](profile)]
+    experiments = [e for name in chosen.sweep or groups.get(chosen.only, every) for e in every[name](profile)]
     recorded = lambda: sum(records.exists(profile.store / "runs" / e.id) for e in experiments)  # noqa: E731
     print(f"{recorded()} of {len(experiments)} runs are recorded in {profile.store}", flush=True)
     try:

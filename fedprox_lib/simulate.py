@@ -105,11 +105,11 @@ def run_round(
     backend: Backend = sequential,
 ) -> State:
     """One round: drop stragglers if the algorithm does, train the rest, collect reports, update the server."""
-    jobs = _jobs(state, plan, algorithm, lr)
+    jobs = round_jobs(state, plan, algorithm, lr)
     return _conclude(state, plan.round, jobs, backend(model, train, jobs), algorithm, num_clients)
 
 
-def _jobs(state: State, plan: RoundPlan, algorithm: Algorithm, lr: float) -> list[Job]:
+def round_jobs(state: State, plan: RoundPlan, algorithm: Algorithm, lr: float) -> list[Job]:
     """What the clients of a round get to do, sorted by client number: the sum must not depend on who answers first."""
     if not algorithm.keeps_partial_work:
         plan = plan.without_stragglers()
@@ -210,7 +210,7 @@ def together(
     while going:
         t = 1 + min(now[i].round for i in going)
         due = [i for i in sorted(going) if now[i].round == t - 1]
-        jobs = [_jobs(now[i], f.planner.round_plan(t), e.algorithm, e.work.lr) for i in due for e, f in [runs[i]]]
+        jobs = [round_jobs(now[i], f.planner.round_plan(t), e.algorithm, e.work.lr) for i in due for e, f in [runs[i]]]
         ends = iter(backend(runs[due[0]][1].model, runs[due[0]][1].train, [job for part in jobs for job in part]))
         for i, part in zip(due, jobs, strict=True):
             e, f = runs[i]

@@ -115,7 +115,7 @@ def test_jobs_of_one_plan_share_their_batches_and_others_do_not(toy):
         shared = drawn.setdefault(seed, {})
         plan = UniformPlanner(partition, LocalWork(3, 4, 0.1), seed, 4, fraction, drawn=shared).round_plan(1)
         w = model.init(0)
-        jobs += simulate._jobs(simulate.State(0, w, {}, {}), plan, algorithm, 0.1)
+        jobs += simulate.round_jobs(simulate.State(0, w, {}, {}), plan, algorithm, 0.1)
     units = [unit for chunk in engine.chunks(jobs, 12) for unit in chunk]
     assert sorted(i for unit in units for i in unit) == list(range(len(jobs)))
     assert (
