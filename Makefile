@@ -9,7 +9,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab results check-book bench tidy pins clean
+.PHONY: help book test lab results claims check-book bench tidy pins clean
 
 help:  ## list what can be made
 	@echo "FedProx, Run and Checked. You can say:"
@@ -43,9 +43,12 @@ test: $(READY)  ## lint, types, unit tests, doctests, and every notebook in prof
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-results: $(READY)  ## train what the records lack (resumable, hours), then run the notebooks on it
-	$(BIN)/python -m fedprox_lib.results
-	$(BIN)/python -m tools.build_book --profile paper --execute-only
+results: $(READY)  ## train what the records lack (resumable, hours), or ONLY=paper for its own experiments
+	$(BIN)/python -m fedprox_lib.results $(if $(ONLY),--only $(ONLY))
+	$(if $(ONLY),,$(BIN)/python -m tools.build_book --profile paper --execute-only)
+
+claims: $(READY)  ## print every claim of the paper with its interval and verdict
+	$(BIN)/python -m fedprox_lib.claims
 
 check-book: $(READY)  ## open every built page in headless Chromium, without a network
 	$(BIN)/python -m tools.check_book

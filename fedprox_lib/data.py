@@ -139,6 +139,16 @@ def load(name: str, normalisation: str = "standard") -> Data:
     return _load(name, normalisation)
 
 
+@lru_cache(maxsize=2)
+def pooled(name: str, normalisation: str = "standard") -> Examples:
+    """Training and test rows of a data set in one, in this order: the paper's MNIST is all 70,000 digits.
+
+    One tensor for everybody who asks, so that the runs of a sweep share it.
+    """
+    loaded = load(name, normalisation)
+    return Examples(*(torch.cat(parts) for parts in zip(loaded.train, loaded.test, strict=True)))
+
+
 @lru_cache(maxsize=4)
 def _load(name: str, normalisation: str) -> Data:
     (train_x, train_y), (test_x, test_y), sha256 = _mnist5k() if name == "mnist5k" else _full(name)

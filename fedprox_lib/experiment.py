@@ -17,7 +17,10 @@ from typing import Any
 from fedprox_lib import data, models
 from fedprox_lib.algorithms import ALL, Algorithm
 from fedprox_lib.partition import SCHEMES, AsGenerated, Scheme
-from fedprox_lib.plan import LocalWork, require_cohort, require_stragglers
+from fedprox_lib.plan import SAMPLINGS, LocalWork, require_cohort, require_stragglers
+
+SPLITS = ("official", "within_clients")
+"""Where test rows come from."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class Experiment:
         model: one of ``models.MODELS``.
         data: one of ``data.DATASETS``.
         normalisation: one of ``data.NORMALISATIONS``.
+        split: "official", the test set that comes with the data; or "within_clients", where training and test set are
+            pooled and every client holds out 20 % of its rows for testing (paper, appendix C.2).
+        sampling: "uniform", and weights n_k; or "by_size", with probabilities p_k and a plain mean (Algorithm 2).
         train_rows: a random subset of the training set of that size, drawn with ``data_seed``; None for all of it.
         evaluation: cadence and subsets.
         seed: cohorts, stragglers, batches and initial weights.
@@ -78,6 +84,8 @@ class Experiment:
     model: str = "cnn"
     data: str = "mnist"
     normalisation: str = "standard"
+    split: str = "official"
+    sampling: str = "uniform"
     train_rows: int | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     seed: int = 0
@@ -88,6 +96,11 @@ class Experiment:
             raise ValueError(f"algorithm must be one of {', '.join(ALL)}, got {self.algorithm!r}.")
         if type(self.partition).__name__ not in SCHEMES:
             raise ValueError(f"partition must be one of {', '.join(SCHEMES)}, got {self.partition!r}.")
+        if self.algorithm.watches_loss and self.evaluation.every != 1:
+            raise ValueError(
+                f"{type(self.algorithm).__name__} follows the training loss from round to round, so evaluation every "
+                f"must be 1, got {self.evaluation.every}."
+            )
         if not (isinstance(self.rounds, int) and self.rounds >= 1):
             raise ValueError(f"rounds must be an integer >= 1, got {self.rounds!r}.")
         require_cohort(self.cohort_size, self.partition.num_clients)
@@ -99,6 +112,15 @@ class Experiment:
             raise ValueError(
                 f"normalisation must be one of {', '.join(data.NORMALISATIONS)}, got {self.normalisation!r}."
             )
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}.")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}.")
+        if self.sampling == "by_size" and self.straggler_fraction:
+            raise ValueError(
+                "sampling='by_size' is defined without stragglers only (the paper's Fig. 12 has none), got "
+                f"straggler_fraction={self.straggler_fraction!r}: use 0, or sampling='uniform'."
+            )
         if (self.data in data.SYNTHETIC) != isinstance(self.partition, AsGenerated):
             raise ValueError(
                 f"partition must be AsGenerated() for the data sets that come with their clients "
@@ -106,11 +128,14 @@ class Experiment:
                 f"data={self.data!r}."
             )
         if self.data in data.SYNTHETIC and (
-            self.model != "logistic" or self.normalisation != "standard" or self.train_rows is not None
+            self.model != "logistic"
+            or self.normalisation != "standard"
+            or self.split != "official"
+            or self.train_rows is not None
         ):
             raise ValueError(
-                f"data={self.data!r} needs model='logistic', normalisation='standard' and train_rows=None, got "
-                f"{self.model!r}, {self.normalisation!r} and {self.train_rows!r}."
+                f"data={self.data!r} needs model='logistic', normalisation='standard', split='official' (its own) and "
+                f"train_rows=None, got {self.model!r}, {self.normalisation!r}, {self.split!r} and {self.train_rows!r}."
             )
         if not (self.train_rows is None or isinstance(self.train_rows, int) and self.train_rows >= 1):
             raise ValueError(f"train_rows must be an integer >= 1 or None, got {self.train_rows!r}.")
@@ -134,7 +159,7 @@ class Experiment:
             elif item.name == "evaluation":
                 # What is off stays unmentioned, so that records made before it existed keep their settings.
                 flat |= {f"evaluation_{name}": entry for name, entry in asdict(value).items() if entry is not False}
-            else:
+            elif item.name not in ("split", "sampling") or value != item.default:  # likewise
                 flat[item.name] = value
         return flat
 

@@ -19,10 +19,13 @@ from fedprox_lib import data, diagnostics, models, synthetic, tree
 from fedprox_lib.data import Examples
 from fedprox_lib.experiment import Experiment
 from fedprox_lib.models import Model
-from fedprox_lib.partition import Partition
-from fedprox_lib.plan import Planner, UniformPlanner
+from fedprox_lib.partition import Partition, hold_out
+from fedprox_lib.plan import BySizePlanner, Planner, UniformPlanner
 from fedprox_lib.rng import stream
 from fedprox_lib.tree import Params
+
+HELD_OUT = 0.2
+"""Of every client's rows, for testing, where ``split="within_clients"`` (paper, appendix C.2)."""
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,21 @@ class Federation:
             sha256 = hashlib.sha256(train.x.numpy().tobytes() + train.y.numpy().tobytes()).hexdigest()
             return cls._of(experiment, train, test, partition, sha256, device)
         loaded = data.load(experiment.data, experiment.normalisation)
-        train = loaded.train
+        train, test = loaded.train, loaded.test
+        if experiment.split == "within_clients":
+            train = data.pooled(experiment.data, experiment.normalisation)
         if experiment.train_rows is not None:
             if experiment.train_rows > len(train.y):
                 raise ValueError(
-                    f"train_rows must be at most {len(train.y)}, the training rows of {experiment.data}, "
+                    f"train_rows must be at most {len(train.y)}, the rows to be cut of {experiment.data}, "
                     f"got {experiment.train_rows}."
                 )
             train = train.take(_subset(experiment.data_seed, "subset", len(train.y), experiment.train_rows))
         partition = experiment.partition.split(train.labels, data_seed=experiment.data_seed)
-        return cls._of(experiment, train, loaded.test, partition, loaded.sha256, device)
+        if experiment.split == "within_clients":
+            partition, held_out = hold_out(partition, HELD_OUT, data_seed=experiment.data_seed)
+            test = train.take(np.concatenate(held_out.rows))
+        return cls._of(experiment, train, test, partition, loaded.sha256, device)
 
     @classmethod
     def _of(
@@ -107,10 +115,12 @@ def prepare(experiments: Sequence[Experiment], device: str = "cpu") -> list[Fede
 
 
 def _data_key(e: Experiment) -> tuple:
-    return (e.data, e.normalisation, e.train_rows, e.data_seed, e.partition, e.evaluation, e.model)
+    return (e.data, e.normalisation, e.split, e.train_rows, e.data_seed, e.partition, e.evaluation, e.model)
 
 
-def _planner(e: Experiment, partition: Partition, drawn: dict | None = None) -> UniformPlanner:
+def _planner(e: Experiment, partition: Partition, drawn: dict | None = None) -> Planner:
+    if e.sampling == "by_size":
+        return BySizePlanner(partition, e.work, e.seed, e.cohort_size)
     return UniformPlanner(
         partition, e.work, e.seed, e.cohort_size, e.straggler_fraction, e.straggler_epochs,
         {} if drawn is None else drawn,

@@ -33,6 +33,7 @@ COLUMNS = {
     "test_accuracy": "fraction in [0, 1] of the evaluated test rows that w_t classifies correctly",
     "gradient_variance": "E_k ||grad F_k(w_t) - grad f(w_t)||^2 over all clients, weighted by n_k / n",
     "dissimilarity": "B(w_t) = sqrt(E_k ||grad F_k||^2 / ||grad f||^2), at least 1; the paper's Definition 3",
+    "next_mu": "mu in the round after this one, where it follows the loss",
     "diverged_at": "round in which a weight stopped being finite; empty if none did",
 }
 """What the measured columns mean; all other columns are fields of :class:`Experiment` and of what it holds."""
@@ -161,10 +162,12 @@ def _require_writable(store: Path) -> None:
 
 def main() -> None:
     """Train every sweep of the book that the store lacks."""
-    from fedprox_lib import sweeps
+    from fedprox_lib import sweeps, sweeps_paper
 
     parser = argparse.ArgumentParser(prog="python -m fedprox_lib.results", description=main.__doc__)
-    every = sweeps.BOOK | sweeps.PLANNED
+    groups = {"book": sweeps.BOOK | sweeps.PLANNED, "paper": sweeps_paper.PAPER}
+    every = groups["book"] | groups["paper"]
+    parser.add_argument("--only", choices=groups, help="only the sweeps of the chapters, or only the paper's own")
     parser.add_argument("--sweep", choices=sorted(every), action="append", help="only this sweep (repeatable)")
     parser.add_argument("--profile", default="paper", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, help="another results folder")
@@ -177,7 +180,7 @@ def main() -> None:
     profile = profiles.get(chosen.profile)
     if chosen.store:
         profile = replace(profile, store=chosen.store, may_train=True)
-    experiments = [e for name in chosen.sweep or every for e in every[name](profile)]
+    experiments = [e for name in chosen.sweep or groups.get(chosen.only, every) for e in every[name](profile)]
     recorded = lambda: sum(records.exists(profile.store / "runs" / e.id) for e in experiments)  # noqa: E731
     print(f"{recorded()} of {len(experiments)} runs are recorded in {profile.store}", flush=True)
     try:

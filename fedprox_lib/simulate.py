@@ -105,15 +105,15 @@ def run_round(
     backend: Backend = sequential,
 ) -> State:
     """One round: drop stragglers if the algorithm does, train the rest, collect reports, update the server."""
-    jobs = _jobs(state, plan, algorithm, lr)
+    jobs = round_jobs(state, plan, algorithm, lr)
     return _conclude(state, plan.round, jobs, backend(model, train, jobs), algorithm, num_clients)
 
 
-def _jobs(state: State, plan: RoundPlan, algorithm: Algorithm, lr: float) -> list[Job]:
+def round_jobs(state: State, plan: RoundPlan, algorithm: Algorithm, lr: float) -> list[Job]:
     """What the clients of a round get to do, sorted by client number: the sum must not depend on who answers first."""
     if not algorithm.keeps_partial_work:
         plan = plan.without_stragglers()
-    numbers = algorithm.numbers()
+    numbers = algorithm.numbers_at(state.server)
     return [
         Job(
             state.params,
@@ -203,17 +203,20 @@ def together(
     runs = list(zip(experiments, given, strict=True))
     fresh = [(i, initial_state(e, device, f.model)) for i, (e, f) in enumerate(runs) if given_states[i] is None]
     now = {i: s for i, s in enumerate(given_states) if s is not None} | dict(fresh)
-    yield from _measured([(runs[i], s) for i, s in fresh])
+    for (i, _), progress in zip(fresh, _measured([(runs[i], s) for i, s in fresh]), strict=True):
+        now[i] = progress.state
+        yield progress
     going = {i for i, s in now.items() if s.round < runs[i][0].rounds}
     while going:
         t = 1 + min(now[i].round for i in going)
         due = [i for i in sorted(going) if now[i].round == t - 1]
-        jobs = [_jobs(now[i], f.planner.round_plan(t), e.algorithm, e.work.lr) for i in due for e, f in [runs[i]]]
+        jobs = [round_jobs(now[i], f.planner.round_plan(t), e.algorithm, e.work.lr) for i in due for e, f in [runs[i]]]
         ends = iter(backend(runs[due[0]][1].model, runs[due[0]][1].train, [job for part in jobs for job in part]))
         for i, part in zip(due, jobs, strict=True):
             e, f = runs[i]
             now[i] = _conclude(now[i], t, part, [next(ends) for _ in part], e.algorithm, f.partition.num_clients)
         for i, progress in zip(due, _measured([(runs[i], now[i]) for i in due]), strict=True):
+            now[i] = progress.state
             if t == progress.experiment.rounds or not progress.finite:
                 going.remove(i)
             yield progress
@@ -235,7 +238,11 @@ def _measured(done: list[tuple[tuple[Experiment, Federation], State]]) -> Iterat
         share = (time.perf_counter() - started) / len(members)
         measured |= {i: (row, share) for i, row in zip(members, values, strict=True)}
     for i, ((e, _), state) in enumerate(done):
-        yield Progress(e, state, *measured.get(i, ({}, 0.0)), finite[i])
+        row, seconds = measured.get(i, ({}, 0.0))
+        if row and e.algorithm.watches_loss:
+            state = state._replace(server=e.algorithm.observe(state.server, row["train_loss"]))
+            row |= {"next_mu": e.algorithm.numbers_at(state.server)["mu"]}
+        yield Progress(e, state, row, seconds, finite[i])
 
 
 def simulate(

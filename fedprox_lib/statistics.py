@@ -27,6 +27,17 @@ def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
 
+def proportion(successes: int, trials: int, level: float = 0.95) -> tuple[float, float, float]:
+    """(share, low, high) of the exact interval of Clopper and Pearson.
+
+    Example:
+        >>> [round(v, 2) for v in proportion(10, 10)]
+        [1.0, 0.69, 1.0]
+    """
+    exact = stats.binomtest(successes, trials).proportion_ci(level, method="exact")
+    return successes / trials, float(exact.low), float(exact.high)
+
+
 def final(table: pd.DataFrame, metric: str, last: int = 3) -> pd.DataFrame:
     """One row a run: the mean of a metric over its last measured rounds, so that one lucky round does not decide.
 

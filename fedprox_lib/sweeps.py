@@ -135,7 +135,7 @@ def iid_at(profile: Profile, fraction: float) -> list[Experiment]:
     """:func:`iid` at another share of stragglers."""
     b = base(profile)
     even = replace(b, partition=IID(num_clients=b.partition.num_clients))
-    return _distinct(grid(even, replicate=_replicates(profile), straggler_fraction=[fraction], algorithm=arms()))
+    return distinct(grid(even, replicate=_replicates(profile), straggler_fraction=[fraction], algorithm=arms()))
 
 
 # --- against McMahan's table -----------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def mcmahan_shards(profile: Profile) -> list[Experiment]:
 def fashion(profile: Profile, fraction: float) -> list[Experiment]:
     """:func:`side_by_side` on Fashion-MNIST, with the learning rate and mu that were chosen on MNIST."""
     b = base(profile) if profile.is_smoke else replace(base(profile), data="fashion_mnist")
-    return _distinct(grid(b, replicate=_replicates(profile), straggler_fraction=[fraction], algorithm=arms()))
+    return distinct(grid(b, replicate=_replicates(profile), straggler_fraction=[fraction], algorithm=arms()))
 
 
 LOGISTIC_LR_GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -221,7 +221,7 @@ def logistic_arms(profile: Profile, name: str) -> list[Experiment]:
     """Three arms and the whole grid of mu, at 0, 50 and 90 % stragglers, ten replicates."""
     algorithms = [FedAvg(), FedProx(mu=0.0)] + [FedProx(mu=mu) for mu in LOGISTIC_MU_GRID]
     replicates = LOGISTIC_REPLICATES[:2] if profile.is_smoke else LOGISTIC_REPLICATES
-    return _distinct(
+    return distinct(
         grid(logistic(profile, name), replicate=replicates, straggler_fraction=STRAGGLERS, algorithm=algorithms)
     )
 
@@ -230,7 +230,7 @@ def _replicates(profile: Profile) -> tuple[int, ...]:
     return REPLICATES[:1] if profile.is_smoke else REPLICATES
 
 
-def _distinct(sweep: list[Experiment]) -> list[Experiment]:
+def distinct(sweep: list[Experiment]) -> list[Experiment]:
     """Without stragglers FedAvg and FedProx(mu=0) are one algorithm; that run is made once, as FedAvg."""
     return [e for e in sweep if not (e.straggler_fraction == 0 and e.algorithm == FedProx(mu=0.0))]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedprox_lib import models, simulate, tree
-from fedprox_lib.algorithms import ALL, FedAvg, FedProx
+from fedprox_lib.algorithms import ALL, AdaptiveFedProx, FedAvg, FedProx
 from fedprox_lib.data import Examples
 from fedprox_lib.plan import ClientWork, LocalWork, UniformPlanner
 
@@ -121,7 +121,7 @@ def test_everybody_one_full_batch_is_gradient_descent(toy):
 
 @pytest.mark.parametrize("name", ALL)
 def test_an_empty_cohort_changes_nothing(name, toy):
-    algorithm = ALL[name](mu=1.0) if name == "FedProx" else ALL[name]()
+    algorithm = ALL[name](mu=1.0) if "FedProx" in name else ALL[name]()
     model, train, partition = toy
     plan = UniformPlanner(partition, LocalWork(1, 4, 0.1), 0, 5, 1.0).round_plan(1)
     start = model.init(0, torch.float64)
@@ -153,3 +153,26 @@ def test_a_stronger_leash_keeps_closer_in_the_stable_regime(toy):
 def test_mu_must_be_a_number_of_at_least_0(mu):
     with pytest.raises(ValueError, match=r"FedProx needs a finite mu >= 0, got mu="):
         FedProx(mu=mu)
+
+
+def mu_path(algorithm, losses):
+    server = algorithm.init_server({})
+    path = []
+    for loss in losses:
+        server = algorithm.observe(server, loss)
+        path.append(algorithm.numbers_at(server)["mu"])
+    return path
+
+
+def test_adaptive_mu_follows_the_loss_by_hand():
+    """Up by 0.1 after a rise; down after five falls in a row, and the count begins again; a standstill breaks it."""
+    up = mu_path(AdaptiveFedProx(mu=0.0), [1.0, 2.0, 3.0, 2.5, 2.6])
+    assert up == pytest.approx([0.0, 0.1, 0.2, 0.2, 0.3])
+    falling = [10.0 - i for i in range(12)]  # eleven falls
+    assert mu_path(AdaptiveFedProx(mu=1.0), falling) == pytest.approx([1.0] * 5 + [0.9] * 5 + [0.8] * 2)
+    still = mu_path(AdaptiveFedProx(mu=1.0, patience=3), [5.0, 4.0, 4.0, 3.0, 2.0, 1.0])
+    assert still == pytest.approx([1.0, 1.0, 1.0, 1.0, 1.0, 0.9])
+
+
+def test_adaptive_mu_stays_at_or_above_0():
+    assert mu_path(AdaptiveFedProx(mu=0.05, patience=1), [3.0, 2.0, 1.0]) == [0.05, 0.0, 0.0]

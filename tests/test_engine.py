@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from fedprox_lib import diagnostics, engine, experiment, models, parallel, profile, results, simulate, tree
-from fedprox_lib.algorithms import ALL, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
+from fedprox_lib.algorithms import ALL, AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
 from fedprox_lib.data import Examples
 from fedprox_lib.federation import Federation, measure, prepare
 from fedprox_lib.partition import IID, Dirichlet, LabelShards, Partition
 from fedprox_lib.plan import ClientWork, LocalWork, UniformPlanner
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-EXAMPLES = [FedAvg(), FedProx(mu=0.7), Scaffold(server_lr=0.9), FedAvgM(momentum=0.5), FedAdam(server_lr=0.02)]
+EXAMPLES = [
+    FedAvg(), FedProx(mu=0.7), AdaptiveFedProx(mu=0.3), Scaffold(server_lr=0.9), FedAvgM(momentum=0.5),
+    FedAdam(server_lr=0.02),
+]  # fmt: skip
 
 
 def apart(a, b, start):
@@ -112,7 +115,7 @@ def test_jobs_of_one_plan_share_their_batches_and_others_do_not(toy):
         shared = drawn.setdefault(seed, {})
         plan = UniformPlanner(partition, LocalWork(3, 4, 0.1), seed, 4, fraction, drawn=shared).round_plan(1)
         w = model.init(0)
-        jobs += simulate._jobs(simulate.State(0, w, {}, {}), plan, algorithm, 0.1)
+        jobs += simulate.round_jobs(simulate.State(0, w, {}, {}), plan, algorithm, 0.1)
     units = [unit for chunk in engine.chunks(jobs, 12) for unit in chunk]
     assert sorted(i for unit in units for i in unit) == list(range(len(jobs)))
     assert (
@@ -151,7 +154,7 @@ def test_a_sweep_trained_together_is_its_runs_trained_alone(sweep):
         start = alone[0][0].params
         for (fast, measured), (slow, expected) in zip(done[e.id][1:], alone[1:], strict=True):
             assert apart(fast.params, slow.params, start) <= 1e-5
-            assert measured.keys() == expected.keys() and len(measured) == 5
+            assert measured.keys() == expected.keys() and len(measured) == 5 + e.algorithm.watches_loss
             for name, value in expected.items():
                 # one of 1,000 test digits may fall on the other side
                 assert measured[name] == pytest.approx(value, rel=1e-4, abs=1.5e-3 if name == "test_accuracy" else 0)

@@ -4,10 +4,11 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fedprox_lib import models, profile, sweeps
-from fedprox_lib.algorithms import FedAvg, FedProx
+from fedprox_lib.algorithms import AdaptiveFedProx, FedAvg, FedProx
 from fedprox_lib.experiment import Evaluation, Experiment, grid
 from fedprox_lib.partition import IID
 from fedprox_lib.plan import LocalWork
@@ -28,6 +29,9 @@ def test_every_setting_that_changes_the_numbers_changes_the_id(quick):
         replace(quick, model="cnn"),
         replace(quick, data="mnist"),
         replace(quick, normalisation="per_pixel"),
+        replace(quick, split="within_clients"),
+        replace(quick, sampling="by_size", straggler_fraction=0.0),
+        replace(quick, straggler_fraction=0.0),
         replace(quick, train_rows=601),
         replace(quick, evaluation=Evaluation(every=2)),
         replace(quick, seed=1),
@@ -76,7 +80,7 @@ def test_grid_multiplies_axes_and_names_unknown_ones(quick):
         ),
         (
             {"algorithm": "fedprox"},
-            r"algorithm must be one of FedAvg, FedProx, Scaffold, FedAvgM, FedAdam, got 'fedprox'",
+            r"algorithm must be one of FedAvg, FedProx, AdaptiveFedProx, Scaffold, FedAvgM, FedAdam, got 'fedprox'",
         ),
         ({"data": "cifar"}, r"data must be one of mnist, fashion_mnist, mnist5k, .*, got 'cifar'"),
         ({"normalisation": "none"}, r"normalisation must be one of standard, per_pixel, got 'none'"),
@@ -147,3 +151,39 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert torch.equal(torch.get_rng_state(), before)
     assert float(m.init(3)["dense.weight"].abs().max()) <= 1 / 28
     assert m.init(3)["dense.bias"].shape == (10,)
+
+
+def test_a_split_within_clients_leaves_no_row_to_two_parts(quick):
+    """4,000 and 1,000 digits pooled; each client tests on a fifth of its own rows, and nobody trains on them."""
+    from fedprox_lib import data
+    from fedprox_lib.federation import Federation
+
+    f = Federation.of(replace(quick, split="within_clients", train_rows=None))
+    whole = data.pooled("mnist5k")
+    assert len(whole.y) == 5_000 and len(data.load("mnist5k").train.y) == 4_000
+    assert set(f.partition.sizes) == {200} and len(f.test.y) == 1_000  # 20 clients of 250 rows
+    training = {row.numpy().tobytes() for row in f.train.x[np.concatenate(f.partition.rows)]}
+    assert not training & {row.numpy().tobytes() for row in f.test.x}
+    # A client's test rows have its own labels: label shards leave it at most four.
+    for k, rows in enumerate(f.partition.rows):
+        mine = set(f.train.labels[rows])
+        assert set(f.test.labels[50 * k : 50 * k + 50]) <= mine and len(mine) <= 4
+
+
+def test_adaptive_mu_needs_a_loss_after_every_round(quick):
+    adaptive = replace(quick, algorithm=AdaptiveFedProx(mu=0.0), evaluation=Evaluation(every=1))
+    with pytest.raises(ValueError, match=r"AdaptiveFedProx follows the training loss .* every must be 1, got 2"):
+        replace(adaptive, evaluation=Evaluation(every=2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "80/20"}, r"split must be one of official, within_clients, got '80/20'"),
+        ({"sampling": "p_k", "straggler_fraction": 0.0}, r"sampling must be one of uniform, by_size, got 'p_k'"),
+        ({"sampling": "by_size", "straggler_fraction": 0.5}, r"sampling='by_size' is defined without stragglers"),
+    ],
+)
+def test_split_and_sampling_are_checked(quick, change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(quick, **change)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.environments import PEERS
-from fedprox_lib import parallel, profile, records, results, statistics, sweeps, synthetic
+from fedprox_lib import parallel, profile, records, results, statistics, sweeps, sweeps_paper, synthetic
 from fedprox_lib.algorithms import FedProx
 from fedprox_lib.partition import Partition
 from fedprox_lib.plan import UniformPlanner
@@ -46,8 +46,8 @@ def test_records_of_every_sweep_are_whole(name):
 
 def test_no_record_is_orphaned():
     """Every folder under results/runs belongs to a sweep of the book."""
-    every = sweeps.BOOK | sweeps.PLANNED
-    assert len(every) == len(sweeps.BOOK) + len(sweeps.PLANNED)
+    every = sweeps.BOOK | sweeps.PLANNED | sweeps_paper.PAPER
+    assert len(every) == len(sweeps.BOOK) + len(sweeps.PLANNED) + len(sweeps_paper.PAPER)
     known = {e.id for sweep in every.values() for e in sweep(PAPER)}
     assert {path.name for path in (READ_ONLY.store / "runs").iterdir()} <= known
 

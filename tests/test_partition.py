@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedprox_lib.partition import IID, SCHEMES, AsGenerated, Dirichlet, LabelShards, PowerLaw
+from fedprox_lib.partition import IID, SCHEMES, AsGenerated, Dirichlet, LabelShards, PowerLaw, hold_out
 
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
@@ -103,3 +103,16 @@ def test_dirichlet_alpha_orders_heterogeneity(labels):
 def test_what_cannot_be_cut_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_holding_out_splits_every_client(labels):
+    """Four fifths of n_k rounded down, so that ten rows, the paper's smallest client, leave 8 and 2."""
+    whole = PowerLaw(1000).split(labels, data_seed=0)
+    train, test = hold_out(whole, 0.2, data_seed=0)
+    assert train.sizes.tolist() == [n * 4 // 5 for n in whole.sizes]
+    for held, a, b in zip(whole.rows, train.rows, test.rows, strict=True):
+        assert sorted([*a, *b]) == sorted(held)
+    other, _ = hold_out(whole, 0.2, data_seed=1)
+    assert not all(np.array_equal(a, b) for a, b in zip(train.rows, other.rows, strict=True))
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\), got 1"):
+        hold_out(whole, 1, data_seed=0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedprox_lib.partition import IID
-from fedprox_lib.plan import LocalWork, UniformPlanner
+from fedprox_lib.partition import IID, Partition
+from fedprox_lib.plan import BySizePlanner, LocalWork, UniformPlanner
 from fedprox_lib.rng import stream
 
 PARTITION = IID(30).split(np.zeros(730, int), data_seed=0)  # clients of 24 and 25 rows
@@ -113,3 +113,29 @@ def test_with_one_epoch_partial_work_is_counted_in_batches():
 def test_impossible_plans_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_drawing_by_size_is_right_on_average():
+    """Clients of 10, 30 and 60 rows: over 2,000 rounds of 3 draws their weights in the mean are 0.1, 0.3 and 0.6."""
+    rows = np.split(np.arange(100), [10, 40])
+    by_size = BySizePlanner(Partition(tuple(rows)), WORK, seed=0, cohort_size=3)
+    weight = np.zeros(3)
+    for t in range(1, 2001):
+        plan = by_size.round_plan(t)
+        drawn = [w.client for w in plan.cohort]
+        assert drawn == sorted(set(drawn)) and sum(w.num_examples for w in plan.cohort) == 3
+        for w in plan.cohort:
+            weight[w.client] += w.num_examples / 3 / 2000
+            assert not w.straggler and set(w.order) == set(rows[w.client])
+    # The standard error of a share p over 6,000 draws is sqrt(p (1 - p) / 6000) < 0.0065.
+    assert np.abs(weight - [0.1, 0.3, 0.6]).max() < 0.025
+
+
+def test_drawing_by_size_is_a_function_of_seed_and_round():
+    twice = [BySizePlanner(PARTITION, WORK, 0, 10).round_plan(7) for _ in range(2)]
+    assert same(*twice)
+    assert not same(twice[0], BySizePlanner(PARTITION, WORK, 1, 10).round_plan(7))
+    # What a client does when it is drawn does not depend on how it was drawn.
+    uniform = {w.client: w for w in planner(0.0).round_plan(7).cohort}
+    both = [w for w in twice[0].cohort if w.client in uniform]
+    assert both and all(np.array_equal(w.order, uniform[w.client].order) for w in both)

@@ -3,6 +3,7 @@
 Diff two files to see the science: an algorithm here is nothing but its difference from the base class.
 """
 
+from fedprox_lib.algorithms.adaptive import AdaptiveFedProx
 from fedprox_lib.algorithms.base import Algorithm, Reports
 from fedprox_lib.algorithms.fedadam import FedAdam
 from fedprox_lib.algorithms.fedavg import FedAvg
@@ -10,7 +11,7 @@ from fedprox_lib.algorithms.fedavgm import FedAvgM
 from fedprox_lib.algorithms.fedprox import FedProx
 from fedprox_lib.algorithms.scaffold import Scaffold
 
-ALL = {cls.__name__: cls for cls in (FedAvg, FedProx, Scaffold, FedAvgM, FedAdam)}
+ALL = {cls.__name__: cls for cls in (FedAvg, FedProx, AdaptiveFedProx, Scaffold, FedAvgM, FedAdam)}
 """The algorithms by name, as they stand in records."""
 
-__all__ = ["ALL", "Algorithm", "FedAdam", "FedAvg", "FedAvgM", "FedProx", "Reports", "Scaffold"]
+__all__ = ["ALL", "AdaptiveFedProx", "Algorithm", "FedAdam", "FedAvg", "FedAvgM", "FedProx", "Reports", "Scaffold"]

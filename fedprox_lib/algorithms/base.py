@@ -45,10 +45,15 @@ class Algorithm:
     """The hooks in the order of a round. Nothing that changes in training is stored here."""
 
     keeps_partial_work: ClassVar[bool] = True
+    watches_loss: ClassVar[bool] = False
 
     def numbers(self) -> Numbers:
         """The fields, as the rules receive them."""
         return asdict(self)
+
+    def numbers_at(self, server: Params) -> Numbers:
+        """The same in a round that begins with this server memory. Default: :meth:`numbers`, in every round."""
+        return self.numbers()
 
     def init_server(self, w: Params) -> Params:
         """Server memory before round 1."""
@@ -77,6 +82,10 @@ class Algorithm:
     ) -> tuple[Params, Params]:
         """(w_{t+1}, server memory). Default: the n_k-weighted mean of the clients' models, summed in float64."""
         return tree.map(lambda w, d: (w.double() + d).to(w.dtype), w_t, mean_delta(reports)), server
+
+    def observe(self, server: Params, loss: float) -> Params:
+        """Server memory after a measurement of the global training loss. Called if ``watches_loss``."""
+        return server
 
 
 def mean_delta(reports: Reports) -> Params:

@@ -1,0 +1,230 @@
+"""The scoreboard: every claim of the paper that our records can judge, with an interval and a verdict.
+
+Which question this answers: *does what the paper says follow from what we measured?* ``claims.yml`` holds the claims,
+written down before the records were made; ``claim_statistics`` turns records into one value a replicate;
+:func:`judge` compares the interval of their mean with what the claim expects. As a command (``make claims``)::
+
+    python -m fedprox_lib.claims            # the whole scoreboard
+    python -m fedprox_lib.claims C3 C5      # these claims, part by part
+
+Room: pandas and a command line. May import results, sweeps_paper, claim_statistics, statistics.
+"""
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fedprox_lib import engine, records, results, simulate, statistics, sweeps, sweeps_paper
+from fedprox_lib import profile as profiles
+from fedprox_lib.algorithms import FedAvg, FedProx
+from fedprox_lib.claim_statistics import STATISTICS
+from fedprox_lib.profile import Profile
+
+VERDICTS = {
+    "reproduced": "for every part the 95 % interval lies within what the claim expects",
+    "partly": "for some parts it does, for others not",
+    "not reproduced": "for no part it does, and for at least one the interval is on both sides",
+    "contradicted": "for every part the 95 % interval lies wholly outside of what the claim expects",
+    "not run": "the records that would judge it could not be made",
+}
+"""What the verdicts mean."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of the paper, as ``claims.yml`` has it.
+
+    Attributes:
+        id: C0, C1, ...; readings of one statement share the number.
+        claim: the statement in our words.
+        source: where the paper makes it.
+        data: which federation it is judged on; "" if it is about none or several.
+        sweeps: names of the sweeps whose records judge it.
+        statistic: name of a function of ``claim_statistics``, or "identity".
+        arguments: of that function.
+        expected: {"below": x}, {"above": x} or {"within": [low, high]}.
+        table: named table to judge by instead of sweeps.
+        interval: "t" (Student's) or "exact" (of a proportion: Clopper and Pearson's).
+        reading: how the paper was read.
+        not_run: why it could not be judged; "" if it could.
+    """
+
+    id: str
+    claim: str
+    source: str
+    data: str = ""
+    sweeps: tuple[str, ...] = ()
+    statistic: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    expected: dict[str, Any] = field(default_factory=dict)
+    table: str = ""
+    interval: str = "t"
+    reading: str = ""
+    not_run: str = ""
+
+
+@lru_cache(maxsize=1)
+def load() -> tuple[Claim, ...]:
+    """The claims in order, one for every data set that a statement names."""
+    claims: list[Claim] = []
+    for row in yaml.safe_load((Path(__file__).parent / "claims.yml").read_text(encoding="utf-8")):
+        common = Claim(
+            id=row.pop("id"), claim=row.pop("claim"), source=row.pop("source"),
+            statistic=row.pop("statistic", ""), arguments=row.pop("with", {}), expected=row.pop("expected", {}),
+            table=row.pop("table", ""), interval=row.pop("interval", "t"), reading=row.pop("reading", ""),
+            not_run=row.pop("not run", ""),
+        )  # fmt: skip
+        names, besides = tuple(row.pop("sweeps", ())), tuple(row.pop("besides", ()))
+        if row.pop("together", False) or not names:
+            claims.append(replace(common, sweeps=names + besides))
+        else:
+            claims += [replace(common, data=name.removeprefix("paper_"), sweeps=(name, *besides)) for name in names]
+        if row:
+            raise ValueError(f"claims.yml: {common.id} has entries that nothing reads: {', '.join(row)}.")
+    return tuple(claims)
+
+
+def values(claim: Claim, profile: Profile) -> pd.DataFrame:
+    """One value a replicate and part: columns part, replicate, value.
+
+    Raises:
+        RecordMissing: if the profile may not train and lacks records.
+    """
+    if claim.statistic == "identity":
+        return _identity()
+    if claim.table:
+        table = records.read(profile.store / "tables" / claim.table).table
+        return STATISTICS[claim.statistic](table, **claim.arguments)
+    wanted = [e for name in claim.sweeps for e in sweeps_paper.PAPER[name](profile)]
+    first = sweeps_paper.PAPER[claim.sweeps[0]](profile)
+    if claim.data:  # what stands beside it may hold other data sets too
+        wanted = [e for e in wanted if (e.data, e.normalisation) == (first[0].data, first[0].normalisation)]
+    return STATISTICS[claim.statistic](results.run(wanted, profile), **claim.arguments)
+
+
+def parts(claim: Claim, profile: Profile) -> pd.DataFrame:
+    """One row a part: replicates, mean, low, high (95 %), and whether it is "inside", "outside" or "open"."""
+    rows = []
+    for part, of_part in values(claim, profile).groupby("part", sort=False):
+        found = of_part["value"].dropna().to_numpy()
+        mean, low, high = _interval(claim, found)
+        rows.append({"part": part, "replicates": len(found), "mean": mean, "low": low, "high": high,
+                     "side": side(claim.expected, low, high)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def side(expected: dict[str, Any], low: float, high: float) -> str:
+    """Where an interval lies: inside what is expected, outside, or on both sides ("open", also if there is none).
+
+    Example:
+        >>> side({"below": 0}, -2, -1), side({"below": 0}, -2, 1), side({"within": [0, 1]}, 2, 3)
+        ('inside', 'open', 'outside')
+    """
+    ((kind, bound),) = expected.items()
+    if not np.isfinite([low, high]).all():
+        return "open"
+    if kind == "within":
+        left, right = bound
+        return "inside" if left <= low and high <= right else "outside" if high < left or right < low else "open"
+    if kind == "above":
+        low, high, bound = -high, -low, -bound
+    return "inside" if high < bound else "outside" if low >= bound else "open"
+
+
+def judge(claim: Claim, profile: Profile) -> tuple[str, pd.DataFrame]:
+    """(verdict, parts). ``VERDICTS`` says what the verdicts mean."""
+    if claim.not_run:
+        return "not run", pd.DataFrame()
+    try:
+        found = parts(claim, profile)
+    except (results.RecordMissing, FileNotFoundError, records.RecordDamaged) as error:
+        if isinstance(error, records.RecordDamaged) and "half-written or unreadable" not in str(error):
+            raise
+        return "not run", pd.DataFrame()
+    sides = set(found["side"])
+    if sides == {"inside"}:
+        return "reproduced", found
+    if sides == {"outside"}:
+        return "contradicted", found
+    return ("partly" if "inside" in sides else "not reproduced"), found
+
+
+def scoreboard(profile: Profile, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
+    """One row a claim and data set: id, claim, data, effects, replicates, verdict, source."""
+    rows = []
+    for claim in claims or load():
+        verdict, found = judge(claim, profile)
+        rows.append({"id": claim.id, "claim": claim.claim, "data": claim.data, "effect": _effects(found),
+                     "replicates": _counts(found), "verdict": verdict, "source": claim.source})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _interval(claim: Claim, found: np.ndarray) -> tuple[float, float, float]:
+    if not len(found):
+        return float("nan"), float("nan"), float("nan")
+    if claim.interval == "exact":
+        return statistics.proportion(int(found.sum()), len(found))
+    return statistics.interval(found)
+
+
+def _effects(found: pd.DataFrame) -> str:
+    def one(row: Any) -> str:
+        name = f"{row.part}: " if row.part else ""
+        if not row.replicates:
+            return f"{name}nothing to judge"
+        return f"{name}{row.mean:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
+
+    return "; ".join(map(one, found.itertuples()))
+
+
+def _counts(found: pd.DataFrame) -> str:
+    counts = sorted(set(found["replicates"])) if len(found) else []
+    return " to ".join(map(str, counts[:1] + counts[1:][-1:]))
+
+
+def _identity() -> pd.DataFrame:
+    """C0, trained here and now: three rounds of both algorithms, both backends, both models; largest difference."""
+    b = replace(sweeps.base(profiles.get("smoke")), rounds=3)
+    rows = []
+    for model, name, r in itertools.product(("logistic", "cnn"), engine.BACKENDS, (0, 1)):
+        ends = []
+        for algorithm in (FedAvg(), FedProx(mu=0.0)):
+            e = replace(b, model=model, algorithm=algorithm).replicate(r)
+            *_, (state, _) = simulate.simulate(e, backend=engine.BACKENDS[name])
+            ends.append(state.params)
+        gap = max(float((ends[0][key] - ends[1][key]).abs().max()) for key in ends[0])
+        rows.append({"part": f"{model}, {name}", "replicate": r, "value": gap})
+    return pd.DataFrame(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the scoreboard, or claims part by part."""
+    parser = argparse.ArgumentParser(prog="python -m fedprox_lib.claims", description=main.__doc__)
+    parser.add_argument("ids", nargs="*", metavar="ID", help="of claims, for example C3; default: all")
+    parser.add_argument("--profile", default="published", choices=profiles.PROFILES)
+    given = parser.parse_args(arguments)
+    known = dict.fromkeys(claim.id for claim in load())
+    if unknown := [name for name in given.ids if name not in known]:
+        parser.error(f"there is no claim {unknown[0]!r}; the claims are {', '.join(known)}.")
+    profile = profiles.get(given.profile)
+    for claim in load():
+        if given.ids and claim.id not in given.ids:
+            continue
+        verdict, found = judge(claim, profile)
+        print(f"{claim.id:9} {claim.data:22} {verdict:15} {claim.claim}")
+        if given.ids:
+            print(f"  source: {claim.source}; expected: {claim.expected}. {claim.reading or claim.not_run}")
+        if len(found):
+            print("  " + _effects(found) + f" ({_counts(found)} replicates)")
+
+
+if __name__ == "__main__":
+    main()
