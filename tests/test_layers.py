@@ -26,7 +26,7 @@ LAYERS = [
     ["parallel", "authors"],
     ["results"],
     ["figures"],
-    ["figures_speed"],
+    ["figures_speed", "figures_across"],
 ]
 MAY_IMPORT = {
     "rng": {"numpy"}, "partition": {"numpy"}, "plan": {"numpy"}, "profile": set(), "records": {"pandas"},
@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "synthetic": {"numpy", "torch"}, "authors_plan": {"numpy"}, "authors": {"numpy", "torch", "tqdm"},
     "figures": {"numpy", "pandas", "matplotlib", "seaborn", "IPython"},
     "figures_speed": {"numpy", "pandas", "matplotlib"},
+    "figures_across": {"numpy", "pandas", "matplotlib"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
 
