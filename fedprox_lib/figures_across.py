@@ -14,7 +14,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from fedprox_lib.figures import INK, STYLES
 
@@ -75,11 +74,9 @@ def error_curves(
         ax.axhline(1 - target, color="0.3", linestyle="--", linewidth=1, label=f"{target:.0%} accuracy")
         ax.plot(theirs[title], [1 - target] * len(theirs[title]), "X", color=INK[3], markersize=9, ls="", label=who)
         ax.set(title=title, xlabel="communication round", yscale="log")
-        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        ax.yaxis.set_minor_formatter(PercentFormatter(1.0, decimals=None))
-    ticks = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
     low, high = axes[0][0].get_ylim()
-    axes[0][0].set_yticks([tick for tick in ticks if low <= tick <= high], minor=False)
+    ticks = [tick for tick in (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low <= tick <= high]
+    axes[0][0].set_yticks(ticks, [f"{100 * tick:g} %" for tick in ticks])
     axes[0][0].set_yticks([], minor=True)
     axes[0][0].set_ylabel("test error")
     found: dict = {}
