@@ -261,12 +261,12 @@ BOOK: dict[str, Callable[[Profile], list[Experiment]]] = {
     "logistic_choices_fashion": partial(logistic_choices, name="fashion_mnist"),
     "logistic_mnist": partial(logistic_arms, name="mnist"),
     "logistic_fashion": partial(logistic_arms, name="fashion_mnist"),
+    "mu_grid_90": partial(mu_grid, fraction=0.9),
 }
 """Every recorded sweep of the book by name."""
 
 PLANNED: dict[str, Callable[[Profile], list[Experiment]]] = {
     "mcmahan_shards": mcmahan_shards,
-    "mu_grid_90": partial(mu_grid, fraction=0.9),
     "mcmahan_lr": mcmahan_lr,
     "smaller_steps_90": partial(smaller_steps, fraction=0.9),
     "mcmahan_iid_1": partial(mcmahan_iid, epochs=1),

@@ -28,7 +28,7 @@ LAYERS = [
     ["parallel", "authors"],
     ["results", "theory"],
     ["figures", "claim_statistics"],
-    ["figures_speed", "figures_sweeps", "claims"],
+    ["figures_speed", "figures_sweeps", "figures_across", "claims"],
 ]
 MAY_IMPORT = {
     "rng": {"numpy"}, "partition": {"numpy"}, "plan": {"numpy"}, "profile": set(), "records": {"pandas"},
@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "figures": {"numpy", "pandas", "matplotlib", "seaborn", "IPython"},
     "figures_speed": {"numpy", "pandas", "matplotlib"},
     "figures_sweeps": {"numpy", "pandas", "matplotlib"},
+    "figures_across": {"numpy", "pandas", "matplotlib"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
 

@@ -137,6 +137,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_the_library_and_the_records(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     library = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fedprox_lib/**/*.py")}
+    library.add("fedprox_lib/claims.yml")
     results = ROOT / "results"
     records = {
         f"fedprox_lib/_results/{path.relative_to(results).as_posix()}"
