@@ -744,6 +744,21 @@ def test_targets_sort_the_arms_by_their_labels_first():
     assert 2.5 < needed["FedAvg"].median() / needed[KEEP].median() < 3.5
 
 
+def test_at_most_stragglers_no_mu_of_the_grid_helps_and_the_largest_costs():
+    """ "mu = 1 ... ends below mu = 0 in every replicate, by about one percentage point, and no interval of the other
+    three excludes zero"; "mu = 0.001 ... moves single replicates by more than half a point, in both directions".
+    """
+    found = pd.concat([runs(sweeps.BOOK["mu_grid_90"]), runs(sweeps.side_by_side)])
+    settled = statistics.final(found[found["straggler_fraction"] == 0.9], "test_accuracy")
+    wide = 100 * settled.pivot(index="seed", columns="arm", values="test_accuracy")
+    bought = {mu: wide[f"FedProx, mu = {mu:g}"] - wide[KEEP] for mu in (0.001, 0.01, 0.1, 1.0)}
+    assert (bought[1.0] < 0).all() and -1.5 < bought[1.0].mean() < -0.5
+    for mu in (0.001, 0.01, 0.1):
+        _, low, high = statistics.interval(list(bought[mu]))
+        assert low < 0 < high
+    assert bought[0.001].min() < -0.5 and bought[0.001].max() > 0.5
+
+
 def test_what_the_chapter_says_of_sizes_and_effective_steps():
     """ "one run of the blog costs as much as dozens of ours ... about a hundred runs"; "In flat directions, mu = 1 with
     fifty steps goes where mu = 0 goes in ten"; "Fifty steps from mu = 0.001 cannot be told from fifty without".
