@@ -35,7 +35,7 @@ from fedprox_lib.audit_table import (
     table,
     trained,
     uniform,
-)  # fmt: skip
+)
 from fedprox_lib.engine import batched
 from fedprox_lib.experiment import grid
 from fedprox_lib.federation import Federation, prepare
@@ -59,11 +59,11 @@ def unsquared(profile: Profile) -> pd.DataFrame:
             runs = grid(b, algorithm=[algorithm], replicate=replicates(profile))
             yield from finals(POWER_LAW, variant, trained(runs, backend=backend))
 
-    cnn = replace(sweeps.base(profile), straggler_fraction=0.5)
+    cnn = replace(sweeps.base(profile), algorithm=FedProx(mu=1.0), straggler_fraction=0.5)
     cnn = replace(cnn, rounds=1, cohort_size=2) if profile.is_smoke else replace(cnn, rounds=20)
 
     def make_cnn(r: int) -> Iterator[Row]:
-        for variant, algorithm in ((PUBLISHED, baselines.UnsquaredProx(mu=1.0)), (MEANT, FedProx(mu=1.0))):
+        for variant, algorithm in ((PUBLISHED, baselines.UnsquaredProx(mu=1.0)), (MEANT, cnn.algorithm)):
             runs = [replace(cnn, algorithm=algorithm).replicate(r)]
             yield from finals(CNN, variant, trained(runs, backend=simulate.sequential))
 

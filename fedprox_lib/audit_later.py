@@ -29,7 +29,7 @@ from fedprox_lib.audit_table import (
     table,
     trained,
     uniform,
-)  # fmt: skip
+)
 from fedprox_lib.experiment import grid
 from fedprox_lib.federation import Federation, prepare
 from fedprox_lib.partition import PowerLaw
