@@ -111,14 +111,14 @@ def leak(profile: Profile) -> pd.DataFrame:
 
 
 def snippet(profile: Profile) -> pd.DataFrame:
-    """How far three batches with mu = 1000 end from plain SGD, for an iterator and for a list as anchor."""
+    """How far four batches with mu = 1000 end from plain SGD, for an iterator and for a list as anchor."""
     model, digits = models.get("logistic"), data.load("mnist5k").train
 
     def make() -> Iterator[Row]:
         for r in replicates(profile):
             w = model.init(r)
             batches = [
-                digits.take(rows) for rows in stream(r, "snippet").permutation(len(digits.y))[:30].reshape(3, 10)
+                digits.take(rows) for rows in stream(r, "snippet").permutation(len(digits.y))[:40].reshape(4, 10)
             ]
             copies = [t.detach().clone() for t in w.values()]
             plain = baselines.train_with_anchor(model, w, batches, [], lr=0.001, mu=0.0)
@@ -126,6 +126,6 @@ def snippet(profile: Profile) -> pd.DataFrame:
             for variant, (anchor, squared) in ways.items():
                 end = baselines.train_with_anchor(model, w, batches, anchor, lr=0.001, mu=1000.0, squared=squared)
                 far = max(float((t - plain[name]).abs().max()) for name, t in end.items())
-                yield ("three batches of 10 digits", variant, r, "largest difference from plain SGD", far)
+                yield ("four batches of 10 digits", variant, r, "largest difference from plain SGD", far)
 
     return table("snippet", profile, make, data="mnist5k", mu=1000.0, lr=0.001)
