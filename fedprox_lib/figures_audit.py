@@ -25,7 +25,7 @@ def before_after(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """
     heights = [table["row"].nunique() for table in panels.values()]
     fig, axes = plt.subplots(
-        len(panels), 1, figsize=(7.6, 0.52 * sum(heights) + 1.5 * len(panels)), height_ratios=heights,
+        len(panels), 1, figsize=(7.6, 0.42 * sum(heights) + 1.2 * len(panels)), height_ratios=heights,
         squeeze=False, layout="constrained",
     )  # fmt: skip
     for ax, (label, table) in zip(axes[:, 0], panels.items(), strict=True):
