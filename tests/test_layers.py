@@ -22,23 +22,26 @@ LAYERS = [
     ["experiment"],
     ["federation", "sweeps"],
     ["sweeps_paper"],
-    ["simulate"],
+    ["simulate", "baselines"],
     ["engine"],
     ["training"],
     ["parallel", "authors"],
     ["results", "theory"],
-    ["figures", "claim_statistics"],
-    ["figures_speed", "figures_sweeps", "figures_across", "claims"],
+    ["audit_table", "claim_statistics"],
+    ["audit_blog", "audit_later"],
+    ["audit", "claims"],
+    ["figures"],
+    ["figures_speed", "figures_compare"],
 ]
 MAY_IMPORT = {
     "rng": {"numpy"}, "partition": {"numpy"}, "plan": {"numpy"}, "profile": set(), "records": {"pandas"},
     "statistics": {"numpy", "pandas", "scipy"}, "experiment": set(), "sweeps": set(), "sweeps_paper": set(),
     "synthetic": {"numpy", "torch"}, "authors_plan": {"numpy"}, "authors": {"numpy", "torch", "tqdm"},
     "theory": {"pandas"}, "claims": {"numpy", "pandas", "yaml"}, "claim_statistics": {"numpy", "pandas"},
+    "baselines": {"numpy", "torch"}, "audit_table": {"pandas", "tqdm"}, "audit_blog": {"numpy", "pandas"},
+    "audit_later": {"numpy", "pandas"}, "audit": {"pandas"},
     "figures": {"numpy", "pandas", "matplotlib", "seaborn", "IPython"},
-    "figures_speed": {"numpy", "pandas", "matplotlib"},
-    "figures_sweeps": {"numpy", "pandas", "matplotlib"},
-    "figures_across": {"numpy", "pandas", "matplotlib"},
+    "figures_speed": {"numpy", "pandas", "matplotlib"}, "figures_compare": {"numpy", "pandas", "matplotlib"},
 }  # fmt: skip
 STANDARD = set(__import__("sys").stdlib_module_names)
 
