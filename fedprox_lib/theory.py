@@ -24,8 +24,10 @@ def rho(
 ) -> float:
     r"""Theorem 4's rho.
 
-    $$\rho = \frac{1 - \gamma B}{\mu} - \frac{B(1+\gamma)\sqrt 2}{\bar\mu\sqrt K} - \frac{LB(1+\gamma)}{\bar\mu\mu}
-    - \frac{L(1+\gamma)^2B^2}{2\bar\mu^2} - \frac{LB^2(1+\gamma)^2}{\bar\mu^2 K}\bigl(2\sqrt{2K}+2\bigr)$$
+    .. math::
+
+        \rho = \frac{1 - \gamma B}{\mu} - \frac{B(1+\gamma)\sqrt 2}{\bar\mu\sqrt K} - \frac{LB(1+\gamma)}{\bar\mu\mu}
+        - \frac{L(1+\gamma)^2B^2}{2\bar\mu^2} - \frac{LB^2(1+\gamma)^2}{\bar\mu^2 K}\bigl(2\sqrt{2K}+2\bigr)
 
     Args:
         mu: of the proximal term, > 0.
@@ -33,7 +35,7 @@ def rho(
         dissimilarity: B(w_t) (Definition 3), >= 1.
         smoothness: L of the local losses.
         cohort_size: K.
-        concavity: L_-, 0 for convex losses; mubar = mu - L_- must be > 0.
+        concavity: ``L_-``, 0 for convex losses; mubar = mu - ``L_-`` must be > 0.
 
     Raises:
         ValueError: if mu or mubar is not positive: the theorem says nothing then.
@@ -62,7 +64,7 @@ def along(experiment: Experiment, rounds: Sequence[int], epochs: Sequence[int]) 
     batches are those of the run, so fewer epochs are the beginning of more.
 
     Args:
-        experiment: a FedProx run with mu > 0 and logistic regression (convex: L_- = 0); no stragglers.
+        experiment: a FedProx run with mu > 0 and logistic regression (convex: ``L_-`` is 0); no stragglers.
         rounds: t >= 1, at whose start to look.
         epochs: numbers of local epochs, each at most the experiment's.
 

@@ -52,7 +52,7 @@ class Algorithm:
         return asdict(self)
 
     def numbers_at(self, server: Params) -> Numbers:
-        """The same in a round that begins with this server memory. Default: :meth:`numbers`, in every round."""
+        """The same in a round that begins with this server memory. Default: ``numbers()``, in every round."""
         return self.numbers()
 
     def init_server(self, w: Params) -> Params:
