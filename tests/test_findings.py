@@ -345,6 +345,18 @@ def test_the_rule_reads_the_luckiest_round():
     assert late.groupby("record")["test_accuracy"].diff().abs().mean() > 0.01
 
 
+def test_on_label_shards_the_run_touches_the_target_early_and_breaks_without_announcement():
+    """ "It first touches 99 % in fewer rounds than they report. A few rounds later it is gone, and nothing in its curve
+    had announced that"; "for well over two hundred rounds".
+    """
+    run = runs(sweeps.mcmahan_shards)
+    (reached,) = statistics.rounds_to(run, 0.99)["rounds"]
+    (ended,) = set(run["diverged_at"])
+    assert 200 < reached < ended < 350 and ended - reached < 10
+    late = run[run["round"] > 200]
+    assert run.iloc[-1]["train_loss"] < late["train_loss"].median() and late["test_accuracy"].min() > 0.98
+
+
 # --- Does it hold elsewhere? ------------------------------------------------------------------------------------------
 
 LINEAR = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
