@@ -13,6 +13,7 @@ they stand on.
 """
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ import pandas as pd
 from fedprox_lib import audit_blog, audit_later
 from fedprox_lib import profile as profiles
 from fedprox_lib.audit_table import MEANT, PUBLISHED, summary
+from fedprox_lib.data import DataMissing
 from fedprox_lib.profile import Profile
 from fedprox_lib.results import RecordMissing
 
@@ -208,7 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{defect.title}\n{defect.what}\n{defect.url} ({defect.where.partition('::')[2]})\n{defect.history}")
     with tempfile.TemporaryDirectory(prefix="fedprox-audit-") as temporary:
         store = given.store or Path(temporary)
-        fresh = defect.measure(replace(profiles.get(given.profile), store=store, may_train=True))
+        try:
+            fresh = defect.measure(replace(profiles.get(given.profile), store=store, may_train=True))
+        except DataMissing as error:
+            sys.exit(f"{error}\nOr add --profile smoke, which uses the digits that come with the installation.")
     print(f"measured now, profile {given.profile}:\n{describe(fresh)}")
     try:
         print(f"the book's record, full MNIST:\n{describe(defect.measure(profiles.get('published')))}")
