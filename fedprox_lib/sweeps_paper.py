@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from fedprox_lib import data
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAvg, FedProx
+from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
 from fedprox_lib.experiment import Evaluation, Experiment, grid
 from fedprox_lib.partition import AsGenerated, PowerLaw
 from fedprox_lib.plan import LocalWork
@@ -21,6 +21,7 @@ from fedprox_lib.profile import Profile
 from fedprox_lib.sweeps import STRAGGLERS, distinct
 
 REPLICATES = tuple(range(10))
+CHOOSING_REPLICATES = (1000, 1001, 1002)
 MU_GRID = (0.001, 0.01, 0.1, 1.0)
 BEST_MU = 1.0
 """What the paper found best on MNIST and on the synthetic data (appendix C.2)."""
@@ -60,6 +61,10 @@ def synthetic(profile: Profile, name: str) -> Experiment:
     )
 
 
+def _base(profile: Profile, name: str) -> Experiment:
+    return mnist(profile, "standard") if name == "mnist" else synthetic(profile, name)
+
+
 def _replicates(profile: Profile, wanted: tuple[int, ...] = REPLICATES) -> tuple[int, ...]:
     return wanted[:2] if profile.is_smoke else wanted
 
@@ -86,7 +91,7 @@ def synthetic_mu(profile: Profile) -> list[Experiment]:
 
 def one_epoch(profile: Profile, name: str) -> list[Experiment]:
     """Figures 9 and 10: E = 1, partial work counted in mini-batches."""
-    b = mnist(profile, "standard") if name == "mnist" else synthetic(profile, name)
+    b = _base(profile, name)
     b = replace(b, work=replace(b.work, epochs=1), evaluation=Evaluation())
     algorithms = [FedAvg(), FedProx(mu=0.0), FedProx(mu=BEST_MU)]
     return distinct(grid(b, replicate=_replicates(profile), straggler_fraction=STRAGGLERS, algorithm=algorithms))
@@ -120,10 +125,37 @@ def by_size(profile: Profile) -> list[Experiment]:
 
 def until_converged(profile: Profile, name: str) -> list[Experiment]:
     """The rule behind the 22 %: 90 % stragglers, run on until the rule has stopped every arm."""
-    b = mnist(profile, "standard") if name == "mnist" else synthetic(profile, name)
+    b = _base(profile, name)
     b = replace(b, rounds=6 if profile.is_smoke else UNTIL_CONVERGED, evaluation=Evaluation())
     algorithms = [FedAvg(), FedProx(mu=0.0), FedProx(mu=BEST_MU)]
     return grid(b, replicate=_replicates(profile), straggler_fraction=[0.9], algorithm=algorithms)
+
+
+def smaller_steps(profile: Profile, name: str) -> list[Experiment]:
+    """Is mu more than a smaller step? mu = 0 with a third and a tenth of the learning rate, or with 5 epochs or 1."""
+    b = _base(profile, name)
+    works = [replace(b.work, lr=round(b.work.lr * part, 6)) for part in (1 / 3, 1 / 10)]
+    works += [replace(b.work, epochs=epochs) for epochs in (5, 1) if epochs < b.work.epochs]
+    b = replace(b, evaluation=Evaluation())
+    return [
+        e
+        for fraction, kept in ((0.0, FedAvg()), (0.9, FedProx(mu=0.0)))
+        for e in grid(
+            replace(b, algorithm=kept), replicate=_replicates(profile), straggler_fraction=[fraction], work=works
+        )
+    ]
+
+
+def today_choices(profile: Profile, name: str) -> list[Experiment]:
+    """The numbers of FedProx and of what came after it, without stragglers, on replicates that are not reported."""
+    candidates = [
+        *(FedProx(mu=mu) for mu in MU_GRID),
+        *(Scaffold(server_lr=lr) for lr in (0.3, 1.0)),
+        *(FedAvgM(server_lr=lr) for lr in (0.03, 0.1, 0.3, 1.0)),
+        *(FedAdam(server_lr=lr) for lr in (0.003, 0.01, 0.03, 0.1)),
+    ]
+    b = replace(_base(profile, name), evaluation=Evaluation())
+    return grid(b, replicate=_replicates(profile, CHOOSING_REPLICATES), algorithm=candidates)
 
 
 PAPER: dict[str, Callable[[Profile], list[Experiment]]] = {
@@ -136,6 +168,10 @@ PAPER: dict[str, Callable[[Profile], list[Experiment]]] = {
     "paper_adaptive": adaptive,
     "paper_converged_mnist": partial(until_converged, name="mnist"),
     "paper_converged_synthetic": partial(until_converged, name="synthetic_1_1"),
+    "paper_smaller_mnist": partial(smaller_steps, name="mnist"),
+    "paper_smaller_synthetic": partial(smaller_steps, name="synthetic_1_1"),
+    "paper_today_choices_mnist": partial(today_choices, name="mnist"),
+    "paper_today_choices_synthetic": partial(today_choices, name="synthetic_1_1"),
     "paper_by_size": by_size,
 }
 """The sweeps by name, in the order in which they are trained: the main arms first, Figure 12 last."""
