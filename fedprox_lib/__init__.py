@@ -6,7 +6,7 @@ answers and which chapter teaches it.
 
 from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
 from fedprox_lib.experiment import Evaluation, Experiment, grid
-from fedprox_lib.partition import IID, AsGenerated, Dirichlet, LabelShards, PowerLaw
+from fedprox_lib.partition import IID, AsGenerated, Dirichlet, LabelShards, LogNormalSizes, PowerLaw
 from fedprox_lib.plan import LocalWork
 
 __version__ = "0.1.0"
@@ -24,6 +24,7 @@ __all__ = [
     "FedProx",
     "LabelShards",
     "LocalWork",
+    "LogNormalSizes",
     "PowerLaw",
     "Scaffold",
     "grid",

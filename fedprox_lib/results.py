@@ -167,8 +167,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m fedprox_lib.results", description=main.__doc__)
     groups = {"book": sweeps.BOOK | sweeps.PLANNED, "paper": sweeps_paper.PAPER}
     every = groups["book"] | groups["paper"]
+    by_name = every | {name: sweep for name, (sweep, _) in sweeps_paper.NOT_RUN.items()}
     parser.add_argument("--only", choices=groups, help="only the sweeps of the chapters, or only the paper's own")
-    parser.add_argument("--sweep", choices=sorted(every), action="append", help="only this sweep (repeatable)")
+    parser.add_argument("--sweep", choices=sorted(by_name), action="append", help="only this sweep (repeatable)")
     parser.add_argument("--profile", default="paper", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, help="another results folder")
     parser.add_argument("--workers", type=int, help="processes side by side; by default one a core, on a GPU one")
@@ -180,7 +181,7 @@ def main() -> None:
     profile = profiles.get(chosen.profile)
     if chosen.store:
         profile = replace(profile, store=chosen.store, may_train=True)
-    experiments = [e for name in chosen.sweep or groups.get(chosen.only, every) for e in every[name](profile)]
+    experiments = [e for name in chosen.sweep or groups.get(chosen.only, every) for e in by_name[name](profile)]
     recorded = lambda: sum(records.exists(profile.store / "runs" / e.id) for e in experiments)  # noqa: E731
     print(f"{recorded()} of {len(experiments)} runs are recorded in {profile.store}", flush=True)
     try:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedprox_lib import models, profile, sweeps
+from fedprox_lib import models, profile, sweeps, sweeps_paper
 from fedprox_lib.algorithms import AdaptiveFedProx, FedAvg, FedProx
 from fedprox_lib.experiment import Evaluation, Experiment, grid
-from fedprox_lib.partition import IID
+from fedprox_lib.partition import IID, LogNormalSizes
 from fedprox_lib.plan import LocalWork
+
+PAPER = profile.get("paper")
 
 
 def test_every_setting_that_changes_the_numbers_changes_the_id(quick):
@@ -29,6 +31,9 @@ def test_every_setting_that_changes_the_numbers_changes_the_id(quick):
         replace(quick, model="cnn"),
         replace(quick, data="mnist"),
         replace(quick, normalisation="per_pixel"),
+        replace(quick, normalisation="unit"),
+        replace(quick, partition=LogNormalSizes(20)),
+        replace(quick, partition=LogNormalSizes(20, labels_per_client=3)),
         replace(quick, split="within_clients"),
         replace(quick, sampling="by_size", straggler_fraction=0.0),
         replace(quick, straggler_fraction=0.0),
@@ -83,7 +88,7 @@ def test_grid_multiplies_axes_and_names_unknown_ones(quick):
             r"algorithm must be one of FedAvg, FedProx, AdaptiveFedProx, Scaffold, FedAvgM, FedAdam, got 'fedprox'",
         ),
         ({"data": "cifar"}, r"data must be one of mnist, fashion_mnist, mnist5k, .*, got 'cifar'"),
-        ({"normalisation": "none"}, r"normalisation must be one of standard, per_pixel, got 'none'"),
+        ({"normalisation": "none"}, r"normalisation must be one of standard, per_pixel, unit, got 'none'"),
         ({"train_rows": 0}, r"train_rows must be an integer >= 1 or None, got 0"),
         ({"seed": -1}, r"seed must be an integer >= 0, got -1"),
     ],
@@ -187,3 +192,26 @@ def test_adaptive_mu_needs_a_loss_after_every_round(quick):
 def test_split_and_sampling_are_checked(quick, change, message):
     with pytest.raises(ValueError, match=message):
         replace(quick, **change)
+
+
+def test_what_is_not_run_is_no_part_of_what_is_and_says_why():
+    others = {e.id for sweep in (sweeps.BOOK | sweeps.PLANNED | sweeps_paper.PAPER).values() for e in sweep(PAPER)}
+    assert not sweeps_paper.NOT_RUN.keys() & (sweeps.BOOK | sweeps.PLANNED | sweeps_paper.PAPER).keys()
+    for sweep, reason in sweeps_paper.NOT_RUN.values():
+        assert reason.endswith("not run")
+        assert not others & {e.id for e in sweep(PAPER)}
+
+
+def test_the_recipe_for_femnist():
+    """Section 5.1 and appendix C of the paper: three arms at three shares of stragglers, ten replicates."""
+    arms = sweeps_paper.femnist(PAPER)
+    assert len(arms) == (3 * 3 - 1) * 10  # without stragglers FedAvg is FedProx with mu = 0
+    for e in arms:
+        assert (e.data, e.normalisation, e.split, e.model) == ("femnist", "unit", "within_clients", "logistic")
+        assert e.partition == LogNormalSizes(num_clients=200, labels_per_client=5)
+        assert e.work == LocalWork(epochs=20, batch_size=10, lr=0.003) and (e.rounds, e.cohort_size) == (200, 10)
+    assert {e.data for e in sweeps_paper.femnist(profile.get("smoke"))} == {"mnist5k"}
+    # "The ten replicates need between 2,400 and 2,500 images of the letter that is asked for most"
+    labels = np.repeat(np.arange(10), 4_000)
+    needed = [e.partition.split(labels, data_seed=r).label_counts(labels).sum(0).max() for r in range(10)]
+    assert 2_400 < max(needed) < 2_500

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedprox_lib.partition import IID, SCHEMES, AsGenerated, Dirichlet, LabelShards, PowerLaw, hold_out
+from fedprox_lib.partition import IID, SCHEMES, AsGenerated, Dirichlet, LabelShards, LogNormalSizes, PowerLaw, hold_out
 
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
@@ -14,7 +14,7 @@ def labels():
     return np.random.default_rng(1).permutation(np.repeat(np.arange(10), MNIST_COUNTS))
 
 
-ALL = [IID(100), LabelShards(100), PowerLaw(1000), Dirichlet(100, alpha=0.5)]
+ALL = [IID(100), LabelShards(100), PowerLaw(1000), LogNormalSizes(200), Dirichlet(100, alpha=0.5)]
 
 
 def test_every_scheme_is_tested():
@@ -68,6 +68,29 @@ def test_power_law_matches_the_paper_mean_but_not_its_sd(labels):
     assert 130 < np.median([split.sizes.std() for split in splits]) < 200
 
 
+@pytest.mark.parametrize("held", [5, 3])
+def test_log_normal_sizes_as_the_recipe_for_femnist(held):
+    """Client k holds labels k, k+1, ... equally often; the paper's Table 1 has a mean of 92 and an sd of 159."""
+    pooled = np.repeat(np.arange(10), 4_000)
+    splits = [LogNormalSizes(labels_per_client=held).split(pooled, data_seed=s) for s in range(20)]
+    for split in splits:
+        counts = split.label_counts(pooled)
+        for k, own in enumerate(counts):
+            assert set(np.flatnonzero(own)) == {(k + j) % 10 for j in range(held)}
+            assert len(set(own[own > 0])) == 1 and own.max() >= 2
+    # log-normal(4, 1) + 5 has mean 95; rounding down takes about half a row of each label.
+    assert 85 < np.mean([split.sizes.mean() for split in splits]) < 100
+    # The authors' script, run anew over 200 seeds, gave standard deviations from 65 to 477.
+    assert all(65 < split.sizes.std() < 477 for split in splits)
+
+
+def test_log_normal_sizes_give_at_least_two_rows_of_each_label():
+    labels = np.arange(30_000) % 10
+    assert (
+        LogNormalSizes(num_clients=100, labels_per_client=10).split(labels, data_seed=0).label_counts(labels).min() == 2
+    )
+
+
 def test_dirichlet_alpha_orders_heterogeneity(labels):
     """alpha = 1000 is close to the global label shares, alpha = 0.05 puts most of a client in one label."""
 
@@ -92,6 +115,12 @@ def test_dirichlet_alpha_orders_heterogeneity(labels):
         ),
         (lambda: PowerLaw(10, labels_per_client=11).split(np.arange(10), data_seed=0), r"at most 10.*got 11"),
         (lambda: PowerLaw(100).split(np.repeat(np.arange(10), 50), data_seed=0), r"20 clients hold label 0.*have 50"),
+        (lambda: LogNormalSizes(10, labels_per_client=0), r"labels_per_client must be an integer >= 1, got 0"),
+        (lambda: LogNormalSizes(10, 11).split(np.arange(10), data_seed=0), r"at most 10.*got 11"),
+        (
+            lambda: LogNormalSizes().split(np.repeat(np.arange(10), 900), data_seed=0),
+            r"100 clients need \d{4} rows of label \d, but the data have 900: use fewer clients",
+        ),
         (lambda: PowerLaw(10, sigma=0), r"sigma must be > 0"),
         (lambda: Dirichlet(10, alpha=0), r"alpha > 0, got alpha=0"),
         (lambda: Dirichlet(10, alpha=-1.0), r"alpha > 0, got alpha=-1.0"),
