@@ -4,7 +4,7 @@ Start with :mod:`fedprox_lib.simulate`; ``README.md`` has an example. Each modul
 answers and which chapter teaches it.
 """
 
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
+from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedDane, FedProx, Scaffold
 from fedprox_lib.experiment import Evaluation, Experiment, grid
 from fedprox_lib.partition import IID, AsGenerated, Dirichlet, LabelShards, LogNormalSizes, PowerLaw
 from fedprox_lib.plan import LocalWork
@@ -21,6 +21,7 @@ __all__ = [
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedDane",
     "FedProx",
     "LabelShards",
     "LocalWork",

@@ -104,6 +104,8 @@ class Experiment:
         if not (isinstance(self.rounds, int) and self.rounds >= 1):
             raise ValueError(f"rounds must be an integer >= 1, got {self.rounds!r}.")
         require_cohort(self.cohort_size, self.partition.num_clients)
+        if self.algorithm.asks_gradients:
+            require_cohort(self.algorithm.numbers()["gradient_clients"], self.partition.num_clients, "gradient_clients")
         require_stragglers(self.straggler_fraction, self.straggler_epochs)
         models.get(self.model)
         if self.data not in data.DATASETS:

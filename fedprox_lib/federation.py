@@ -11,6 +11,7 @@ PyTorch computation. May import data, models, partition, plan, experiment, diagn
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from fedprox_lib.data import Examples
 from fedprox_lib.experiment import Experiment
 from fedprox_lib.models import Model
 from fedprox_lib.partition import Partition, hold_out
-from fedprox_lib.plan import BySizePlanner, Planner, UniformPlanner
+from fedprox_lib.plan import BySizePlanner, Planner, RoundPlan, UniformPlanner, require_cohort
 from fedprox_lib.rng import stream
 from fedprox_lib.tree import Params
 
@@ -92,6 +93,38 @@ class Federation:
             _planner(experiment, partition),
             sha256,
         )
+
+
+class Gradients(NamedTuple):
+    """What clients answer in the first exchange of a round that has two (FedDane): gradients on all their rows.
+
+    Attributes:
+        model: the model.
+        train: the rows that ``partition`` counts.
+        partition: who holds which.
+        seed: of the draw of clients.
+    """
+
+    model: Model
+    train: Examples
+    partition: Partition
+    seed: int
+
+    def at(self, w_t: Params, plan: RoundPlan, number: int) -> tuple[Params, dict[int, Params]]:
+        """g_t, the n_k-weighted mean over ``number`` clients, and grad F_k(w_t) for each client of the plan's cohort.
+
+        The clients asked are drawn evenly from all, from seed and round alone: every arm asks the same ones, and those
+        of a smaller number are among those of a larger.
+        """
+        require_cohort(number, self.partition.num_clients, "gradient_clients")
+        asked = np.sort(stream(self.seed, "gradients", plan.round).permutation(self.partition.num_clients)[:number])
+        cohort = [work.client for work in plan.cohort]
+        gradient = lambda k: self.model.gradient(w_t, *self.train.take(self.partition.rows[k]))  # noqa: E731
+        own = {k: gradient(k) for k in {*asked.tolist(), *cohort}}
+        n_k = torch.from_numpy(self.partition.sizes[asked]).to(self.train.x.device, torch.float64)
+        stacked = tree.stack([own[int(k)] for k in asked])
+        mean = tree.map(lambda g: torch.tensordot(n_k / n_k.sum(), g.double(), dims=1).to(g.dtype), stacked)
+        return mean, {k: own[k] for k in cohort}
 
 
 def prepare(experiments: Sequence[Experiment], device: str = "cpu") -> list[Federation]:

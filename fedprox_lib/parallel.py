@@ -127,6 +127,7 @@ def estimated_bytes(together: Sequence[Experiment]) -> float:
     for e in together:
         some = {"w": torch.zeros(1)}
         held = 2 + len(e.algorithm.init_server(some)) + 4 * e.cohort_size  # a cohort's models, deltas in float64
+        held += 4 * e.algorithm.numbers().get("gradient_clients", 0)  # likewise
         total += _parameter_bytes(e) * (held + _touched(e) * len(e.algorithm.init_memory(some)))
     return total + sum(subsets.values())
 

@@ -229,10 +229,10 @@ class BySizePlanner:
         return RoundPlan(t, tuple(cohort))
 
 
-def require_cohort(cohort_size: int, num_clients: int) -> None:
+def require_cohort(cohort_size: int, num_clients: int, name: str = "cohort_size") -> None:
     """Raise unless 1 <= K <= N."""
     if not (isinstance(cohort_size, int) and 1 <= cohort_size <= num_clients):
-        raise ValueError(f"cohort_size must be in [1, {num_clients}] (the number of clients), got {cohort_size!r}.")
+        raise ValueError(f"{name} must be in [1, {num_clients}] (the number of clients), got {cohort_size!r}.")
 
 
 def require_stragglers(fraction: float, epochs: str) -> None:

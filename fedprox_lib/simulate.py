@@ -19,7 +19,7 @@ from fedprox_lib import models, tree
 from fedprox_lib.algorithms import Algorithm, Reports
 from fedprox_lib.data import Examples
 from fedprox_lib.experiment import Experiment
-from fedprox_lib.federation import Federation, measure, prepare
+from fedprox_lib.federation import Federation, Gradients, measure, prepare
 from fedprox_lib.models import Model
 from fedprox_lib.plan import ClientWork, RoundPlan, UniformPlanner
 from fedprox_lib.tree import Params
@@ -103,17 +103,31 @@ def run_round(
     lr: float,
     num_clients: int,
     backend: Backend = sequential,
+    gradients: Gradients | None = None,
 ) -> State:
-    """One round: drop stragglers if the algorithm does, train the rest, collect reports, update the server."""
-    jobs = round_jobs(state, plan, algorithm, lr)
+    """One round: drop stragglers if the algorithm does, train the rest, collect reports, update the server.
+
+    ``gradients`` is for algorithms that ask clients for them first (FedDane).
+    """
+    jobs = round_jobs(state, plan, algorithm, lr, gradients)
     return _conclude(state, plan.round, jobs, backend(model, train, jobs), algorithm, num_clients)
 
 
-def round_jobs(state: State, plan: RoundPlan, algorithm: Algorithm, lr: float) -> list[Job]:
-    """What the clients of a round get to do, sorted by client number: the sum must not depend on who answers first."""
+def round_jobs(
+    state: State, plan: RoundPlan, algorithm: Algorithm, lr: float, gradients: Gradients | None = None
+) -> list[Job]:
+    """What the clients of a round get to do, sorted by client number: the sum must not depend on who answers first.
+
+    If the algorithm asks for gradients, they stand where memories do: g_t as the server's, grad F_k(w_t) as a client's.
+    """
     if not algorithm.keeps_partial_work:
         plan = plan.without_stragglers()
     numbers = algorithm.numbers_at(state.server)
+    server, memories = state.server, state.memories
+    if algorithm.asks_gradients and plan.cohort:
+        if gradients is None:
+            raise ValueError(f"{type(algorithm).__name__} asks clients for gradients: pass gradients=Gradients(...).")
+        server, memories = gradients.at(state.params, plan, numbers["gradient_clients"])
     return [
         Job(
             state.params,
@@ -121,8 +135,8 @@ def round_jobs(state: State, plan: RoundPlan, algorithm: Algorithm, lr: float) -
             lr,
             algorithm,
             numbers,
-            state.server,
-            state.memories.get(work.client) or algorithm.init_memory(state.params),
+            server,
+            memories.get(work.client) or algorithm.init_memory(state.params),
         )
         for work in sorted(plan.cohort, key=lambda work: work.client)
     ]
@@ -210,7 +224,10 @@ def together(
     while going:
         t = 1 + min(now[i].round for i in going)
         due = [i for i in sorted(going) if now[i].round == t - 1]
-        jobs = [round_jobs(now[i], f.planner.round_plan(t), e.algorithm, e.work.lr) for i in due for e, f in [runs[i]]]
+        jobs = []
+        for e, f, state in ((*runs[i], now[i]) for i in due):
+            gradients = Gradients(f.model, f.train, f.partition, e.seed)
+            jobs.append(round_jobs(state, f.planner.round_plan(t), e.algorithm, e.work.lr, gradients))
         ends = iter(backend(runs[due[0]][1].model, runs[due[0]][1].train, [job for part in jobs for job in part]))
         for i, part in zip(due, jobs, strict=True):
             e, f = runs[i]

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from fedprox_lib import data
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
+from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedDane, FedProx, Scaffold
 from fedprox_lib.experiment import Evaluation, Experiment, grid
 from fedprox_lib.partition import AsGenerated, LogNormalSizes, PowerLaw
 from fedprox_lib.plan import LocalWork
@@ -135,6 +135,20 @@ def adaptive(profile: Profile) -> list[Experiment]:
     ]
 
 
+def feddane(profile: Profile) -> list[Experiment]:
+    """Figure 4: FedDane with FedProx's mu and 10 clients asked for gradients; off IID data also with all 30."""
+    asked = {name: (10,) if name == "synthetic_iid" else (10, 30) for name in data.SYNTHETIC}
+    return [
+        e
+        for name, numbers in asked.items()
+        for e in grid(
+            synthetic(profile, name),
+            replicate=_replicates(profile),
+            algorithm=[FedDane(mu=BEST_MU, gradient_clients=n) for n in numbers],
+        )
+    ]
+
+
 def by_size(profile: Profile) -> list[Experiment]:
     """Figure 12: Algorithm 2's sampling. It meets the largest clients almost every round: three replicates."""
     return [
@@ -191,6 +205,7 @@ PAPER: dict[str, Callable[[Profile], list[Experiment]]] = {
     "paper_one_epoch_mnist": partial(one_epoch, name="mnist"),
     "paper_one_epoch_synthetic": partial(one_epoch, name="synthetic_1_1"),
     "paper_adaptive": adaptive,
+    "paper_feddane": feddane,
     "paper_converged_mnist": partial(until_converged, name="mnist"),
     "paper_converged_synthetic": partial(until_converged, name="synthetic_1_1"),
     "paper_smaller_mnist": partial(smaller_steps, name="mnist"),

@@ -1,5 +1,7 @@
 """The scoreboard judges as it says: statistics by hand, verdicts from intervals, claims that read nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -188,6 +190,20 @@ def test_every_claim_can_be_judged_or_says_why_not():
             assert c.sweeps or c.table or c.statistic == "identity"
     used = {c.statistic for c in known}
     assert used >= STATISTICS.keys(), "a statistic that no claim uses"
+
+
+def test_the_sweeps_hold_the_arms_that_feddane_is_judged_by():
+    """A name of an arm is text in claims.yml; here FedDane's are held to the labels of the experiments."""
+    for name in ("smoke", "paper"):
+        runs = sweeps_paper.feddane(profile.get(name))
+        assert len({e.id for e in runs}) == len(runs) == 7 * (2 if name == "smoke" else 10)
+        for c in (c for c in claims.load() if c.id.startswith("C15")):
+            beside = sweeps_paper.PAPER[c.sweeps[0]](profile.get(name))
+            full = [
+                e for e in [*runs, *beside] if e.data == beside[0].data and e.seed == 1 and not e.straggler_fraction
+            ]
+            (arm,), (base,) = ([e for e in full if e.label == c.arguments[kind]] for kind in ("arm", "baseline"))
+            assert replace(arm, algorithm=base.algorithm) == base  # they differ in the algorithm alone
 
 
 def test_fedprox_0_is_fedavg_bit_for_bit():

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from fedprox_lib import diagnostics, engine, experiment, models, parallel, profile, results, simulate, tree
-from fedprox_lib.algorithms import ALL, AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
+from fedprox_lib.algorithms import ALL, AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedDane, FedProx, Scaffold
 from fedprox_lib.data import Examples
-from fedprox_lib.federation import Federation, measure, prepare
+from fedprox_lib.federation import Federation, Gradients, measure, prepare
 from fedprox_lib.partition import IID, Dirichlet, LabelShards, Partition
 from fedprox_lib.plan import ClientWork, LocalWork, UniformPlanner
+from fedprox_lib.rng import stream
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 EXAMPLES = [
-    FedAvg(), FedProx(mu=0.7), AdaptiveFedProx(mu=0.3), Scaffold(server_lr=0.9), FedAvgM(momentum=0.5),
-    FedAdam(server_lr=0.02),
+    FedAvg(), FedProx(mu=0.7), AdaptiveFedProx(mu=0.3), FedDane(mu=0.4, gradient_clients=5), Scaffold(server_lr=0.9),
+    FedAvgM(momentum=0.5), FedAdam(server_lr=0.02),
 ]  # fmt: skip
 
 
@@ -37,10 +38,11 @@ def train(toy, algorithm, backend, dtype, *, model=None, rounds=3, fraction=0.5,
     planner = UniformPlanner(partition, LocalWork(epochs, batch_size, 0.05), 0, 6, fraction)
     params = model.init(0, dtype)
     state = simulate.State(0, params, algorithm.init_server(params), {})
+    train = Examples(train.x.to(dtype), train.y)
     for t in range(1, rounds + 1):
         state = simulate.run_round(
-            state, planner.round_plan(t), Examples(train.x.to(dtype), train.y),
-            model=model, algorithm=algorithm, lr=0.05, num_clients=7, backend=backend,
+            state, planner.round_plan(t), train, model=model, algorithm=algorithm, lr=0.05, num_clients=7,
+            backend=backend, gradients=Gradients(model, train, partition, seed=0),
         )  # fmt: skip
     return params, state
 
@@ -328,6 +330,77 @@ def test_scaffold_keeps_c_the_mean_of_all_c_k(toy):
         assert apart(state.server, mean, tree.map(torch.zeros_like, mean)) <= 1e-12
 
 
+def feddane_round(model, train, partition, algorithm, *, seed=0, cohort_size=3, work=None, state=None):
+    """One round; all rows of a client in one step unless told otherwise."""
+    work = work or LocalWork(1, 1000, 0.1)
+    state = state or simulate.State(0, model.init(0, torch.float64), {}, {})
+    plan = UniformPlanner(partition, work, seed, cohort_size, 0.0).round_plan(state.round + 1)
+    return simulate.run_round(
+        state, plan, train, model=model, algorithm=algorithm, lr=work.lr, num_clients=partition.num_clients,
+        gradients=Gradients(model, train, partition, seed),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mu", [0.0, 1.0, 30.0])
+def test_feddane_that_asks_everybody_takes_a_step_of_gradient_descent(toy, mu):
+    """Whoever trains: at w_t the direction of every client is g_t, and with all N asked g_t is grad f."""
+    model, train, partition = toy
+    w = model.init(0, torch.float64)
+    expected = tree.map(lambda w, g: w - 0.1 * g, w, model.gradient(w, *train))
+    after = feddane_round(model, train, partition, FedDane(mu=mu, gradient_clients=7))
+    assert apart(after.params, expected, w) <= 1e-12
+    assert apart(feddane_round(model, train, partition, FedProx(mu=mu)).params, expected, w) > 0.1
+
+
+def test_feddane_by_hand(toy):
+    """Two clients asked: g_t weighs them by their rows. The second local step meets the correction and the pull."""
+    model, train, partition = toy
+    w, lr, mu = model.init(0, torch.float64), 0.1, 0.7
+    asked = stream(0, "gradients", 1).permutation(7)[:2]
+    a, b = (model.gradient(w, *train.take(partition.rows[k])) for k in asked)
+    n_a, n_b = partition.sizes[asked]
+    assert n_a != n_b
+    g_t = tree.map(lambda a, b: (n_a * a + n_b * b) / (n_a + n_b), a, b)
+    algorithm = FedDane(mu=mu, gradient_clients=2)
+    after = feddane_round(model, train, partition, algorithm, cohort_size=1, work=LocalWork(2, 1000, lr))
+    (k,) = (k.client for k in UniformPlanner(partition, LocalWork(2, 1000, lr), 0, 1, 0.0).round_plan(1).cohort)
+    rows = train.take(partition.rows[k])
+    g_k, one = model.gradient(w, *rows), tree.map(lambda w, g: w - lr * g, w, g_t)
+    g = model.gradient(one, *rows)
+    two = tree.map(lambda w, g, g_t, g_k, w_t: w - lr * (g + g_t - g_k + mu * (w - w_t)), one, g, g_t, g_k, w)
+    assert apart(after.params, two, w) <= 1e-12
+    assert after.server == {} and after.memories == {}  # nothing outlives the round
+
+
+def test_feddane_is_fedprox_where_all_clients_are_alike(toy):
+    model, train, _ = toy
+    same = Partition(tuple(np.arange(12) for _ in range(7)))
+    both = [FedDane(mu=0.5, gradient_clients=2), FedProx(mu=0.5)]
+    dane, prox = (feddane_round(model, train, same, a, work=LocalWork(3, 4, 0.1)) for a in both)
+    assert apart(dane.params, prox.params, model.init(0, torch.float64)) <= 1e-12
+
+
+def test_arms_of_one_seed_ask_the_same_clients(toy):
+    """g_t is the same whatever else differs; another round or seed asks others."""
+    model, train, partition = toy
+    state = simulate.State(0, model.init(0, torch.float64), {}, {})
+
+    def g_t(seed=0, t=1, mu=0.0, cohort_size=3, fraction=0.0):
+        plan = UniformPlanner(partition, LocalWork(2, 4, 0.1), seed, cohort_size, fraction).round_plan(t)
+        gradients = Gradients(model, train, partition, seed)
+        jobs = simulate.round_jobs(state, plan, FedDane(mu=mu, gradient_clients=2), 0.1, gradients)
+        assert len({id(job.server) for job in jobs}) == 1 and len(jobs) == cohort_size
+        return jobs[0].server["dense.bias"]
+
+    assert torch.equal(g_t(), g_t(mu=1.0)) and torch.equal(g_t(), g_t(cohort_size=5, fraction=0.9))
+    assert not torch.equal(g_t(), g_t(t=2)) and not torch.equal(g_t(), g_t(seed=1))
+    with pytest.raises(ValueError, match=r"FedDane asks clients for gradients: pass gradients="):
+        simulate.round_jobs(state, UniformPlanner(partition, LocalWork(1, 4, 0.1), 0, 3, 0.0).round_plan(1),
+                            FedDane(mu=1.0), 0.1)  # fmt: skip
+    with pytest.raises(ValueError, match=r"gradient_clients must be in \[1, 7\] \(the number of clients\), got 8"):
+        feddane_round(model, train, partition, FedDane(mu=1.0, gradient_clients=8))
+
+
 class KeepingFedAvg(FedAvg):
     keeps_partial_work = True
 
@@ -365,6 +438,8 @@ def test_server_optimisers_by_hand(toy):
         (lambda: FedAvgM(momentum=1.0), r"FedAvgM needs momentum in \[0, 1\), got momentum=1.0"),
         (lambda: FedAdam(tau=float("nan")), r"FedAdam needs a finite tau > 0, got tau=nan"),
         (lambda: FedAdam(beta2=-0.1), r"FedAdam needs beta2 in \[0, 1\), got beta2=-0.1"),
+        (lambda: FedDane(mu=1, gradient_clients=0), r"FedDane needs an integer gradient_clients >= 1, got .*=0"),
+        (lambda: FedDane(mu=1, gradient_clients=2.0), r"FedDane needs an integer gradient_clients >= 1, got .*=2.0"),
     ],
 )
 def test_impossible_numbers_are_refused(make, message):

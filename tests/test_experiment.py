@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedprox_lib import models, profile, sweeps, sweeps_paper
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAvg, FedProx
+from fedprox_lib.algorithms import AdaptiveFedProx, FedAvg, FedDane, FedProx
 from fedprox_lib.experiment import Evaluation, Experiment, grid
 from fedprox_lib.partition import IID, LogNormalSizes
 from fedprox_lib.plan import LocalWork
@@ -77,6 +77,7 @@ def test_grid_multiplies_axes_and_names_unknown_ones(quick):
     [
         ({"rounds": 0}, r"rounds must be an integer >= 1, got 0"),
         ({"cohort_size": 21}, r"cohort_size must be in \[1, 20\]"),
+        ({"algorithm": FedDane(mu=1.0, gradient_clients=21)}, r"gradient_clients must be in \[1, 20\] .*got 21"),
         ({"straggler_fraction": 2}, r"straggler_fraction must be in \[0, 1\], got 2"),
         ({"model": "resnet"}, r"model must be one of logistic, cnn, cnn_blog, got 'resnet'"),
         (
@@ -85,7 +86,7 @@ def test_grid_multiplies_axes_and_names_unknown_ones(quick):
         ),
         (
             {"algorithm": "fedprox"},
-            r"algorithm must be one of FedAvg, FedProx, AdaptiveFedProx, Scaffold, FedAvgM, FedAdam, got 'fedprox'",
+            r"must be one of FedAvg, FedProx, AdaptiveFedProx, FedDane, Scaffold, FedAvgM, FedAdam, got 'fedprox'",
         ),
         ({"data": "cifar"}, r"data must be one of mnist, fashion_mnist, mnist5k, .*, got 'cifar'"),
         ({"normalisation": "none"}, r"normalisation must be one of standard, per_pixel, unit, got 'none'"),

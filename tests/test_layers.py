@@ -17,7 +17,7 @@ LAYERS = [
         "diagnostics",
         *(f"algorithms.{name}" for name in ("fedavg", "fedprox", "scaffold", "fedavgm", "fedadam")),
     ],
-    ["algorithms.adaptive"],
+    ["algorithms.adaptive", "algorithms.feddane"],
     ["algorithms", "authors_plan"],
     ["experiment"],
     ["federation", "sweeps"],

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from fedprox_lib import profile, records, results, training
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedProx, Scaffold
+from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedDane, FedProx, Scaffold
 from fedprox_lib.plan import LocalWork
 
 
@@ -79,7 +79,9 @@ def test_two_processes_on_one_results_folder_do_not_corrupt_it(quick, tmp_path, 
     assert not list((tmp_path / "shared" / ".partial").iterdir())
 
 
-@pytest.mark.parametrize("algorithm", [FedProx(mu=0.1), AdaptiveFedProx(mu=0.1), Scaffold(), FedAdam()], ids=repr)
+@pytest.mark.parametrize(
+    "algorithm", [FedProx(mu=0.1), AdaptiveFedProx(mu=0.1), FedDane(mu=0.1), Scaffold(), FedAdam()], ids=repr
+)
 def test_resuming_from_every_checkpoint_ends_with_the_same_digits(quick, tmp_path, algorithm):
     quick = replace(quick, algorithm=algorithm)
     whole = training.train([quick], tmp_path / "whole")[0].table

@@ -46,6 +46,7 @@ class Algorithm:
 
     keeps_partial_work: ClassVar[bool] = True
     watches_loss: ClassVar[bool] = False
+    asks_gradients: ClassVar[bool] = False
 
     def numbers(self) -> Numbers:
         """The fields, as the rules receive them."""
