@@ -108,7 +108,7 @@ def wait_for_checkpoint(process, store, seconds=60):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_records(quick, tmp_path, workers):
     """SIGKILL, nothing can be tidied up; the sweep is started again until it gets through."""
-    sweep = [replace(quick, seed=s, rounds=30, work=LocalWork(3, 5, 0.05)) for s in range(4)]
+    sweep = [replace(quick, seed=s, rounds=70, work=LocalWork(3, 5, 0.05)) for s in range(4)]
     results.run(sweep, profile.at(tmp_path / "whole"), workers=workers)
     script = tmp_path / "sweep.py"
     script.write_text(
@@ -118,7 +118,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_records(quick, tmp_
         "from fedprox_lib import profile, results\n"
         f"quick = {quick!r}\n"
         "if __name__ == '__main__':\n"
-        "    sweep = [replace(quick, seed=s, rounds=30, work=LocalWork(3, 5, 0.05)) for s in range(4)]\n"
+        "    sweep = [replace(quick, seed=s, rounds=70, work=LocalWork(3, 5, 0.05)) for s in range(4)]\n"
         f"    own = profile.at(Path({str(tmp_path / 'killed')!r}))\n"
         f"    results.run(sweep, own, workers={workers}, checkpoint_seconds=0)\n"
     )
