@@ -39,7 +39,7 @@ class UnsquaredProx(FedProx):
     It is not arithmetic entry by entry, so it needs the backend ``sequential``.
 
     Attributes:
-        mu: as in :class:`fedprox_lib.algorithms.fedprox.FedProx`; 1 in the blog's code.
+        mu: >= 0; 1 in the blog's code.
     """
 
     @staticmethod
