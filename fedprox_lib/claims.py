@@ -101,7 +101,10 @@ def values(claim: Claim, profile: Profile) -> pd.DataFrame:
     if claim.statistic == "identity":
         return _identity()
     if claim.table:
-        table = records.read(profile.store / "tables" / claim.table).table
+        folder = profile.store / "tables" / claim.table
+        if not records.exists(folder):
+            raise results.RecordMissing(f"table {claim.table!r} is not in {profile.store}.")
+        table = records.read(folder).table
         return STATISTICS[claim.statistic](table, **claim.arguments)
     wanted = [e for name in claim.sweeps for e in sweeps_paper.PAPER[name](profile)]
     first = sweeps_paper.PAPER[claim.sweeps[0]](profile)
@@ -145,9 +148,7 @@ def judge(claim: Claim, profile: Profile) -> tuple[str, pd.DataFrame]:
         return "not run", pd.DataFrame()
     try:
         found = parts(claim, profile)
-    except (results.RecordMissing, FileNotFoundError, records.RecordDamaged) as error:
-        if isinstance(error, records.RecordDamaged) and "half-written or unreadable" not in str(error):
-            raise
+    except results.RecordMissing:  # a damaged record, or data that lack, must not pass for "not run"
         return "not run", pd.DataFrame()
     sides = set(found["side"])
     if sides == {"inside"}:

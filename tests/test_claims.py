@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedprox_lib import claim_statistics, claims, profile, sweeps_paper, theory
+from fedprox_lib import claim_statistics, claims, profile, records, sweeps_paper, theory
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.claim_statistics import STATISTICS
 from fedprox_lib.claims import Claim
@@ -171,6 +171,15 @@ def test_a_proportion_has_an_exact_interval(monkeypatch):
     monkeypatch.setattr(claims, "values", lambda claim, profile: table)
     found = claims.parts(claim({"above": 0.5}, interval="exact"), profile.get("published"))
     assert found["low"].tolist() == pytest.approx([0.025**0.1]) and found["side"].tolist() == ["inside"]
+
+
+def test_a_damaged_record_does_not_pass_for_not_run(tmp_path):
+    gamma = next(c for c in claims.load() if c.table)
+    own = profile.Profile("own", "mnist5k", tmp_path, may_train=False)
+    assert claims.judge(gamma, own)[0] == "not run"
+    (tmp_path / "tables" / gamma.table).mkdir(parents=True)
+    with pytest.raises(records.RecordDamaged, match="half-written or unreadable"):
+        claims.judge(gamma, own)
 
 
 # --- claims.yml ------------------------------------------------------------------------------------------------------
