@@ -22,6 +22,9 @@ from fedprox_lib.profile import Profile
 from fedprox_lib.sweeps import STRAGGLERS, distinct
 
 REPLICATES = tuple(range(10))
+FEWER = REPLICATES[:5]
+"""For the experiments beside the main arms."""
+
 CHOOSING_REPLICATES = (1000, 1001, 1002)
 MU_GRID = (0.001, 0.01, 0.1, 1.0)
 BEST_MU = 1.0
@@ -129,7 +132,7 @@ def adaptive(profile: Profile) -> list[Experiment]:
         for name in data.SYNTHETIC
         for e in grid(
             synthetic(profile, name),
-            replicate=_replicates(profile),
+            replicate=_replicates(profile, FEWER),
             algorithm=[AdaptiveFedProx(mu=1.0 if name == "synthetic_iid" else 0.0)],
         )
     ]
@@ -143,7 +146,7 @@ def feddane(profile: Profile) -> list[Experiment]:
         for name, numbers in asked.items()
         for e in grid(
             synthetic(profile, name),
-            replicate=_replicates(profile),
+            replicate=_replicates(profile, FEWER),
             algorithm=[FedDane(mu=BEST_MU, gradient_clients=n) for n in numbers],
         )
     ]
@@ -180,20 +183,21 @@ def smaller_steps(profile: Profile, name: str) -> list[Experiment]:
         e
         for fraction, kept in ((0.0, FedAvg()), (0.9, FedProx(mu=0.0)))
         for e in grid(
-            replace(b, algorithm=kept), replicate=_replicates(profile), straggler_fraction=[fraction], work=works
+            replace(b, algorithm=kept), replicate=_replicates(profile, FEWER), straggler_fraction=[fraction], work=works
         )
     ]
 
 
 def today_choices(profile: Profile, name: str) -> list[Experiment]:
-    """The numbers of FedProx and of what came after it, without stragglers, on replicates that are not reported."""
+    """The numbers of FedProx and of what came after it: 100 rounds without stragglers, on unreported replicates."""
     candidates = [
         *(FedProx(mu=mu) for mu in MU_GRID),
         *(Scaffold(server_lr=lr) for lr in (0.3, 1.0)),
         *(FedAvgM(server_lr=lr) for lr in (0.03, 0.1, 0.3, 1.0)),
         *(FedAdam(server_lr=lr) for lr in (0.003, 0.01, 0.03, 0.1)),
     ]
-    b = replace(_base(profile, name), evaluation=Evaluation())
+    b = _base(profile, name)
+    b = replace(b, rounds=min(b.rounds, 100), evaluation=Evaluation())
     return grid(b, replicate=_replicates(profile, CHOOSING_REPLICATES), algorithm=candidates)
 
 
