@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -53,6 +53,8 @@ class Claim:
         expected: {"below": x}, {"above": x} or {"within": [low, high]}.
         table: named table to judge by instead of sweeps.
         interval: "t" (Student's) or "exact" (of a proportion: Clopper and Pearson's).
+        unit: of the statistic: "nats", "points", "accuracy" (a difference of fractions, printed in points), "factor"
+            (a logarithm of a ratio, printed as the ratio), "share", or "" for a plain number.
         reading: how the paper was read.
         not_run: why it could not be judged; "" if it could.
     """
@@ -67,6 +69,7 @@ class Claim:
     expected: dict[str, Any] = field(default_factory=dict)
     table: str = ""
     interval: str = "t"
+    unit: str = ""
     reading: str = ""
     not_run: str = ""
 
@@ -79,8 +82,8 @@ def load() -> tuple[Claim, ...]:
         common = Claim(
             id=row.pop("id"), claim=row.pop("claim"), source=row.pop("source"),
             statistic=row.pop("statistic", ""), arguments=row.pop("with", {}), expected=row.pop("expected", {}),
-            table=row.pop("table", ""), interval=row.pop("interval", "t"), reading=row.pop("reading", ""),
-            not_run=row.pop("not run", ""),
+            table=row.pop("table", ""), interval=row.pop("interval", "t"), unit=row.pop("unit", ""),
+            reading=row.pop("reading", ""), not_run=row.pop("not run", ""),
         )  # fmt: skip
         names, besides = tuple(row.pop("sweeps", ())), tuple(row.pop("besides", ()))
         if row.pop("together", False) or not names:
@@ -142,28 +145,38 @@ def side(expected: dict[str, Any], low: float, high: float) -> str:
     return "inside" if high < bound else "outside" if low >= bound else "open"
 
 
-def judge(claim: Claim, profile: Profile) -> tuple[str, pd.DataFrame]:
-    """(verdict, parts). ``VERDICTS`` says what the verdicts mean."""
+class Judgement(NamedTuple):
+    """A claim, one of ``VERDICTS``, and what the verdict follows from (see :func:`parts`; empty if not run)."""
+
+    claim: Claim
+    verdict: str
+    parts: pd.DataFrame
+
+
+def judge(claim: Claim, profile: Profile) -> Judgement:
+    """The verdict on a claim, from the profile's records. ``VERDICTS`` says what the verdicts mean."""
     if claim.not_run:
-        return "not run", pd.DataFrame()
+        return Judgement(claim, "not run", pd.DataFrame())
     try:
         found = parts(claim, profile)
     except results.RecordMissing:  # a damaged record, or data that lack, must not pass for "not run"
-        return "not run", pd.DataFrame()
+        return Judgement(claim, "not run", pd.DataFrame())
     sides = set(found["side"])
-    if sides == {"inside"}:
-        return "reproduced", found
-    if sides == {"outside"}:
-        return "contradicted", found
-    return ("partly" if "inside" in sides else "not reproduced"), found
+    if len(sides) == 1 and "open" not in sides:
+        return Judgement(claim, "reproduced" if sides == {"inside"} else "contradicted", found)
+    return Judgement(claim, "partly" if "inside" in sides else "not reproduced", found)
 
 
-def scoreboard(profile: Profile, claims: Sequence[Claim] | None = None) -> pd.DataFrame:
-    """One row a claim and data set: id, claim, data, effects, replicates, verdict, source."""
+def judge_all(profile: Profile, ids: Sequence[str] = ()) -> list[Judgement]:
+    """Every claim in order, or those with these ids."""
+    return [judge(claim, profile) for claim in load() if not ids or claim.id in ids]
+
+
+def scoreboard(judgements: Sequence[Judgement]) -> pd.DataFrame:
+    """One row a claim and data set: id, claim, data, effect, replicates, verdict, source."""
     rows = []
-    for claim in claims or load():
-        verdict, found = judge(claim, profile)
-        rows.append({"id": claim.id, "claim": claim.claim, "data": claim.data, "effect": _effects(found),
+    for claim, verdict, found in judgements:
+        rows.append({"id": claim.id, "claim": claim.claim, "data": claim.data, "effect": effects(claim, found),
                      "replicates": _counts(found), "verdict": verdict, "source": claim.source})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -176,12 +189,23 @@ def _interval(claim: Claim, found: np.ndarray) -> tuple[float, float, float]:
     return statistics.interval(found)
 
 
-def _effects(found: pd.DataFrame) -> str:
+def effects(claim: Claim, found: pd.DataFrame) -> str:
+    """The parts in words: mean and interval in the claim's unit."""
+
+    def number(value: float) -> str:
+        if claim.unit == "factor":
+            return f"{np.exp(value):.2f}" if abs(value) < 4 else f"{np.exp(value):.1e}"
+        if claim.unit in ("points", "accuracy"):
+            return f"{value * (100 if claim.unit == 'accuracy' else 1):+.1f}"
+        return f"{value:+.3g}"
+
+    sign, unit = {"factor": ("times ", "")}.get(claim.unit, ("", claim.unit.replace("accuracy", "points")))
+
     def one(row: Any) -> str:
         name = f"{row.part}: " if row.part else ""
         if not row.replicates:
             return f"{name}nothing to judge"
-        return f"{name}{row.mean:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
+        return f"{name}{sign}{number(row.mean)} [{number(row.low)}, {number(row.high)}] {unit}".rstrip()
 
     return "; ".join(map(one, found.itertuples()))
 
@@ -216,15 +240,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown := [name for name in given.ids if name not in known]:
         parser.error(f"there is no claim {unknown[0]!r}; the claims are {', '.join(known)}.")
     profile = profiles.get(given.profile)
-    for claim in load():
-        if given.ids and claim.id not in given.ids:
-            continue
-        verdict, found = judge(claim, profile)
+    for claim, verdict, found in judge_all(profile, given.ids):
         print(f"{claim.id:9} {claim.data:22} {verdict:15} {claim.claim}")
         if given.ids:
             print(f"  source: {claim.source}; expected: {claim.expected}. {claim.reading or claim.not_run}")
         if len(found):
-            print("  " + _effects(found) + f" ({_counts(found)} replicates)")
+            print("  " + effects(claim, found) + f" ({_counts(found)} replicates)")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,22 @@ def proportion(successes: int, trials: int, level: float = 0.95) -> tuple[float,
     return successes / trials, float(exact.low), float(exact.high)
 
 
+def median_band(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """(median, low, high): a distribution-free interval for the median, between two of the values themselves.
+
+    The lowest and the highest values are left out in equal number as long as the interval still covers the median
+    with at least ``level``: of ten values one on either side (97.9 %). With fewer than six values even all of them do
+    not reach 95 %, and their range is returned (93.8 % with five). For values whose mean a single run could make.
+
+    Example:
+        >>> median_band([1, 2, 3, 4, 5, 6, 7, 8, 9, 1000])
+        (5.5, 2.0, 9.0)
+    """
+    x = np.sort(np.asarray(values, dtype=float))
+    out = max(0, int(stats.binom.ppf((1 - level) / 2, len(x), 0.5)) - 1)
+    return float(np.median(x)), float(x[out]), float(x[-1 - out])
+
+
 def final(table: pd.DataFrame, metric: str, last: int = 3) -> pd.DataFrame:
     """One row a run: the mean of a metric over its last measured rounds, so that one lucky round does not decide.
 

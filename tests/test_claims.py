@@ -157,7 +157,7 @@ def test_verdicts_follow_from_intervals(monkeypatch, values, verdict):
         pd.DataFrame({"part": f"part {i}", "replicate": range(len(v)), "value": v}) for i, v in enumerate(values)
     )
     monkeypatch.setattr(claims, "values", lambda claim, profile: table)
-    assert claims.judge(claim({"below": 0}), profile.get("published"))[0] == verdict
+    assert claims.judge(claim({"below": 0}), profile.get("published")).verdict == verdict
 
 
 def test_sides_at_their_bounds():
@@ -176,7 +176,7 @@ def test_a_proportion_has_an_exact_interval(monkeypatch):
 def test_a_damaged_record_does_not_pass_for_not_run(tmp_path):
     gamma = next(c for c in claims.load() if c.table)
     own = profile.Profile("own", "mnist5k", tmp_path, may_train=False)
-    assert claims.judge(gamma, own)[0] == "not run"
+    assert claims.judge(gamma, own).verdict == "not run"
     (tmp_path / "tables" / gamma.table).mkdir(parents=True)
     with pytest.raises(records.RecordDamaged, match="half-written or unreadable"):
         claims.judge(gamma, own)
@@ -218,7 +218,7 @@ def test_the_sweeps_hold_the_arms_that_feddane_is_judged_by():
 def test_fedprox_0_is_fedavg_bit_for_bit():
     """C0, with both backends and both models."""
     (c0,) = [c for c in claims.load() if c.id == "C0"]
-    verdict, found = claims.judge(c0, profile.get("published"))
+    _, verdict, found = claims.judge(c0, profile.get("published"))
     assert verdict == "reproduced" and len(found) == 4 and (found["mean"] == 0).all()
 
 
