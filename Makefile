@@ -47,8 +47,8 @@ results: $(READY)  ## train what the records lack (resumable, hours), or ONLY=pa
 	$(BIN)/python -m fedprox_lib.results $(if $(ONLY),--only $(ONLY))
 	$(if $(ONLY),,$(BIN)/python -m tools.build_book --profile paper --execute-only)
 
-claims: $(READY)  ## print every claim of the paper with its interval and verdict
-	$(BIN)/python -m fedprox_lib.claims
+claims: $(READY)  ## print every claim of the paper with its interval and verdict, or part by part with ID=C3
+	$(BIN)/python -m fedprox_lib.claims $(ID)
 
 check-book: $(READY)  ## open every built page in headless Chromium, without a network
 	$(BIN)/python -m tools.check_book

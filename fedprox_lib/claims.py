@@ -55,6 +55,7 @@ class Claim:
         interval: "t" (Student's) or "exact" (of a proportion: Clopper and Pearson's).
         unit: of the statistic: "nats", "points", "accuracy" (a difference of fractions, printed in points), "factor"
             (a logarithm of a ratio, printed as the ratio), "share", or "" for a plain number.
+        figure: of the book that shows it; its label.
         reading: how the paper was read.
         not_run: why it could not be judged; "" if it could.
     """
@@ -70,6 +71,7 @@ class Claim:
     table: str = ""
     interval: str = "t"
     unit: str = ""
+    figure: str = ""
     reading: str = ""
     not_run: str = ""
 
@@ -83,7 +85,7 @@ def load() -> tuple[Claim, ...]:
             id=row.pop("id"), claim=row.pop("claim"), source=row.pop("source"),
             statistic=row.pop("statistic", ""), arguments=row.pop("with", {}), expected=row.pop("expected", {}),
             table=row.pop("table", ""), interval=row.pop("interval", "t"), unit=row.pop("unit", ""),
-            reading=row.pop("reading", ""), not_run=row.pop("not run", ""),
+            figure=row.pop("figure", ""), reading=row.pop("reading", ""), not_run=row.pop("not run", ""),
         )  # fmt: skip
         names, besides = tuple(row.pop("sweeps", ())), tuple(row.pop("besides", ()))
         if row.pop("together", False) or not names:
@@ -190,7 +192,17 @@ def _interval(claim: Claim, found: np.ndarray) -> tuple[float, float, float]:
 
 
 def effects(claim: Claim, found: pd.DataFrame) -> str:
-    """The parts in words: mean and interval in the claim's unit."""
+    """The parts in words, in a line."""
+    return "; ".join(
+        f"{part['part']}: " * bool(part["part"]) + effect(claim, part) for part in found.to_dict("records")
+    )
+
+
+def effect(claim: Claim, part: dict[str, Any]) -> str:
+    """Mean and interval of a part (a row of :func:`parts`) in the claim's unit."""
+    if not part["replicates"]:
+        return "nothing to judge"
+    sign, unit = ("times ", "") if claim.unit == "factor" else ("", claim.unit.replace("accuracy", "points"))
 
     def number(value: float) -> str:
         if claim.unit == "factor":
@@ -199,15 +211,7 @@ def effects(claim: Claim, found: pd.DataFrame) -> str:
             return f"{value * (100 if claim.unit == 'accuracy' else 1):+.1f}"
         return f"{value:+.3g}"
 
-    sign, unit = {"factor": ("times ", "")}.get(claim.unit, ("", claim.unit.replace("accuracy", "points")))
-
-    def one(row: Any) -> str:
-        name = f"{row.part}: " if row.part else ""
-        if not row.replicates:
-            return f"{name}nothing to judge"
-        return f"{name}{sign}{number(row.mean)} [{number(row.low)}, {number(row.high)}] {unit}".rstrip()
-
-    return "; ".join(map(one, found.itertuples()))
+    return f"{sign}{number(part['mean'])} [{number(part['low'])}, {number(part['high'])}] {unit}".rstrip()
 
 
 def _counts(found: pd.DataFrame) -> str:
