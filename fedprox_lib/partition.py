@@ -327,10 +327,14 @@ class AsGenerated:
     """The clients that a data set comes with: the paper's synthetic sets are generated client by client.
 
     Attributes:
-        num_clients: N, 30 in the paper.
+        num_clients: N, always 30.
     """
 
     num_clients: int = 30
+
+    def __post_init__(self) -> None:
+        if self.num_clients != 30:
+            raise ValueError(f"num_clients must be 30, for so many the synthetic sets have, got {self.num_clients!r}.")
 
     def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
         raise ValueError("AsGenerated cuts nothing: it is for data sets that come with their clients (synthetic_...).")

@@ -18,9 +18,10 @@ from typing import Any
 
 import pandas as pd
 
-from fedprox_lib import engine, parallel, records, training
+from fedprox_lib import data, engine, parallel, records, training
 from fedprox_lib import profile as profiles
 from fedprox_lib.experiment import Experiment
+from fedprox_lib.parallel import TooLarge
 from fedprox_lib.profile import Profile
 from fedprox_lib.records import Record
 
@@ -196,6 +197,8 @@ def main() -> None:
         )
     except KeyboardInterrupt:
         sys.exit(f"stopped: {recorded()} of {len(experiments)} runs are recorded; the same command goes on from here")
+    except (data.DataMissing, data.DataCorrupt, records.RecordDamaged, records.StoreUnwritable, TooLarge) as error:
+        sys.exit(f"{error}\n{recorded()} of {len(experiments)} runs are recorded in {profile.store}")
     print(f"{recorded()} of {len(experiments)} runs are recorded in {profile.store}")
 
 

@@ -21,6 +21,8 @@ def test_every_scheme_is_tested():
     assert {type(s).__name__ for s in ALL} == set(SCHEMES) - {"AsGenerated"}
     with pytest.raises(ValueError, match="AsGenerated cuts nothing: it is for data sets that come with their clients"):
         AsGenerated().split(np.zeros(30, dtype=int), data_seed=0)
+    with pytest.raises(ValueError, match="num_clients must be 30, for so many the synthetic sets have, got 20"):
+        AsGenerated(20)
 
 
 @pytest.mark.parametrize("scheme", ALL, ids=lambda s: type(s).__name__)

@@ -308,3 +308,16 @@ def test_the_command_trains_what_lacks_and_says_so(tmp_path):
     first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
     assert "0 of 1 runs are recorded" in first and "1 of 1 runs are recorded" in first
     assert second.startswith("1 of 1 runs are recorded")
+
+
+def test_the_command_says_in_words_what_it_cannot_train(tmp_path):
+    """A damaged file of full MNIST: the message, how far it came, and no traceback."""
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"cut off")
+    for name in ("train-labels", "t10k-images", "t10k-labels"):
+        (tmp_path / "MNIST" / "raw" / f"{name}-idx{1 + 2 * ('images' in name)}-ubyte").write_bytes(b"")
+    command = [sys.executable, "-m", "fedprox_lib.results", "--sweep", "choose_lr", "--store", tmp_path / "store"]
+    command += ["--workers", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "FEDPROX_DATA": str(tmp_path)})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "is truncated or altered" in done.stderr and "0 of 2 runs are recorded" in done.stderr
