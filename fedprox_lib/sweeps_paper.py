@@ -202,7 +202,7 @@ def today_choices(profile: Profile, name: str) -> list[Experiment]:
 
 
 CHOSEN = {
-    "mnist": (FedProx(mu=1.0), Scaffold(server_lr=1.0), FedAvgM(server_lr=0.3), FedAdam(server_lr=0.01)),
+    "mnist": (FedProx(mu=1.0), Scaffold(server_lr=1.0), FedAvgM(server_lr=0.03), FedAdam(server_lr=0.003)),
     "synthetic_1_1": (FedProx(mu=1.0), Scaffold(server_lr=1.0), FedAvgM(server_lr=0.3), FedAdam(server_lr=0.01)),
 }
 """Of each kind in :func:`today_choices`, the number with the lowest training loss over its last 20 rounds."""

@@ -71,6 +71,23 @@ def test_what_is_called_not_run_lacks_records(name):
     assert len(results.available(wanted, READ_ONLY)) < len(wanted)
 
 
+@pytest.mark.parametrize("name", sorted(sweeps_paper.CHOSEN))
+def test_numbers_of_what_came_after_fedprox_were_chosen_by_the_rule(name):
+    """ "Of each kind ..., the number with the lowest training loss over its last 20 rounds", inside its grid if it has
+    more than two numbers and is not the paper's.
+    """
+    table = results.run(sweeps_paper.today_choices(PAPER, name), READ_ONLY)
+    loss = table[table["round"] > 80].groupby("arm", sort=False)["train_loss"].mean()
+    for chosen in sweeps_paper.CHOSEN[name]:
+        arms = [e.label for e in sweeps_paper.today_choices(PAPER, name) if type(e.algorithm) is type(chosen)]
+        arms = list(dict.fromkeys(arms))
+        best = loss[arms].idxmin()
+        (label,) = {e.label for e in sweeps_paper.today(PAPER, name) if e.algorithm == chosen}
+        assert best == label
+        if type(chosen).__name__ in ("FedAvgM", "FedAdam"):
+            assert 0 < arms.index(best) < len(arms) - 1
+
+
 # --- What federated data looks like -------------------------------------------------------------------------------
 
 
