@@ -24,7 +24,7 @@ from fedprox_lib.algorithms import FedProx
 from fedprox_lib.experiment import Experiment, grid
 from fedprox_lib.federation import Federation, prepare
 from fedprox_lib.profile import Profile
-from fedprox_lib.simulate import Job, State
+from fedprox_lib.simulate import Backend, Job, State
 from fedprox_lib.tree import Params
 
 TABLE = "paper-gamma"
@@ -73,7 +73,13 @@ def rho(
     )
 
 
-def along(experiments: Sequence[Experiment], rounds: Sequence[int], epochs: Sequence[int]) -> pd.DataFrame:
+def along(
+    experiments: Sequence[Experiment],
+    rounds: Sequence[int],
+    epochs: Sequence[int],
+    *,
+    backend: Backend = engine.batched,
+) -> pd.DataFrame:
     """What Theorem 4 needs, at the start of some rounds of runs without stragglers.
 
     From each of these w_t every client of the cohort solves its local problem again, with each number of epochs; the
@@ -84,6 +90,7 @@ def along(experiments: Sequence[Experiment], rounds: Sequence[int], epochs: Sequ
             measured; they train together.
         rounds: t >= 1, at whose start to look; a run of T rounds can be looked at up to the start of round T + 1.
         epochs: numbers of local epochs, each at most the experiments'.
+        backend: who trains and solves; another one than SGD may make gamma as small as it likes.
 
     Returns:
         One row a run, round, number of epochs and client: columns data, seed, round, epochs, client, gamma, and for the
@@ -99,7 +106,7 @@ def along(experiments: Sequence[Experiment], rounds: Sequence[int], epochs: Sequ
     federations = dict(zip(experiments, prepare(experiments), strict=True))
     looks, jobs = [], []
     for e, state, measured, *_ in simulate.together(
-        experiments, backend=engine.batched, federations=list(federations.values())
+        experiments, backend=backend, federations=list(federations.values())
     ):
         if state.round + 1 in rounds:
             plan = federations[e].planner.round_plan(state.round + 1)
@@ -107,7 +114,7 @@ def along(experiments: Sequence[Experiment], rounds: Sequence[int], epochs: Sequ
             looks.append((e, state, measured, cohort))
             jobs += [_shortened(job, number, e) for number in epochs for job in cohort]
     some = federations[experiments[0]]
-    ends = iter(engine.batched(some.model, some.train, jobs))
+    ends = iter(backend(some.model, some.train, jobs))
     rows: list[dict] = []
     for e, state, measured, cohort in looks:
         rows += _look(e, federations[e], state, measured["dissimilarity"], cohort, epochs, ends)
