@@ -45,6 +45,7 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 
 results: $(READY)  ## train what the records lack (resumable, hours), or ONLY=paper for its own experiments
 	$(BIN)/python -m fedprox_lib.results $(if $(ONLY),--only $(ONLY))
+	$(if $(filter book,$(ONLY)),,$(BIN)/python -m fedprox_lib.theory)
 	$(if $(ONLY),,$(BIN)/python -m tools.build_book --profile paper --execute-only)
 
 claims: $(READY)  ## print every claim of the paper with its interval and verdict, or part by part with ID=C3

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedprox_lib import claim_statistics, claims, profile, records, sweeps_paper, theory
+from fedprox_lib import claim_statistics, claims, diagnostics, profile, records, simulate, sweeps_paper, theory
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.claim_statistics import STATISTICS
 from fedprox_lib.claims import Claim
+from fedprox_lib.experiment import Evaluation
+from fedprox_lib.federation import Federation
 
 DROP, KEEP, PROX = "FedAvg", "FedProx, mu = 0", "FedProx, mu = 1"
 
@@ -240,8 +242,8 @@ def test_rho_term_by_term():
 def test_more_epochs_of_the_same_batches_are_measured_along_a_run():
     smoke = profile.get("smoke")
     e = sweeps_paper.synthetic(smoke, "synthetic_iid")
-    e = e.__class__(**{**vars(e), "algorithm": FedProx(mu=1.0), "rounds": 2})
-    table = theory.along(e, rounds=[1, 2], epochs=[1, 2])
+    e = replace(e, algorithm=FedProx(mu=1.0), rounds=1)
+    table = theory.along([e], rounds=[1, 2], epochs=[1, 2])  # at the start of round 2, which is not trained
     assert len(table) == 2 * 2 * e.cohort_size
     assert set(table["round"]) == {1, 2} and (table["gamma"] > 0).all() and (table["dissimilarity"] >= 1).all()
     whole = table.groupby(["round", "epochs"])
@@ -255,4 +257,34 @@ def test_more_epochs_of_the_same_batches_are_measured_along_a_run():
             )
         )  # fmt: skip
     with pytest.raises(ValueError, match="needs FedProx with mu > 0"):
-        theory.along(e.__class__(**{**vars(e), "algorithm": FedAvg()}), [1], [1])
+        theory.along([e, replace(e, algorithm=FedAvg())], [1], [1])
+    with pytest.raises(ValueError, match="gradients measured"):
+        theory.along([replace(e, evaluation=Evaluation())], [1], [1])
+
+
+def test_runs_looked_at_together_are_looked_at_as_alone():
+    """gamma after all epochs is that of the model which the run itself averages."""
+    smoke = profile.get("smoke")
+    e = replace(sweeps_paper.synthetic(smoke, "synthetic_1_1"), algorithm=FedProx(mu=1.0), rounds=1)
+    other = replace(e, data="synthetic_0_0")
+    both = theory.along([e, other.replicate(1)], [2], [1, 2])
+    alone = theory.along([e], [2], [1, 2])
+    mine = both[both["data"] == e.data].reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine, alone, rtol=1e-4)
+
+    federation = Federation.of(e)
+    (_, _), (state, _) = simulate.simulate(e, federation=federation)
+    jobs = simulate.round_jobs(state, federation.planner.round_plan(2), e.algorithm, e.work.lr)
+    last = alone[alone["epochs"] == e.work.epochs].set_index("client")["gamma"]
+    for job, w in zip(jobs, simulate.sequential(federation.model, federation.train, jobs), strict=True):
+        held = federation.train.take(federation.partition.rows[job.work.client])
+        gamma = diagnostics.inexactness(federation.model, w, state.params, held, 1.0)
+        assert last[job.work.client] == pytest.approx(gamma, rel=1e-3)
+
+
+def test_the_table_behind_c17_and_c18_rho_is_found_by_its_name(tmp_path, capsys):
+    theory.main(["--profile", "smoke", "--store", str(tmp_path)])
+    assert f"table 'paper-gamma': {4 * 2 * 2 * 2 * 10} rows" in capsys.readouterr().out
+    smoke = replace(profile.get("smoke"), store=tmp_path)
+    judged = {claim.id: parts for claim, _, parts in claims.judge_all(smoke, ["C17", "C18-rho"])}
+    assert len(judged["C17"]) == len(judged["C18-rho"]) == 4
