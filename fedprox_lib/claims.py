@@ -109,11 +109,17 @@ def values(claim: Claim, profile: Profile) -> pd.DataFrame:
             raise results.RecordMissing(f"table {claim.table!r} is not in {profile.store}.")
         table = records.read(folder).table
         return STATISTICS[claim.statistic](table, **claim.arguments)
-    wanted = [e for name in claim.sweeps for e in sweeps_paper.PAPER[name](profile)]
-    first = sweeps_paper.PAPER[claim.sweeps[0]](profile)
-    if claim.data:  # what stands beside it may hold other data sets too
+    return STATISTICS[claim.statistic](_runs(claim.sweeps, claim.data, profile), **claim.arguments)
+
+
+@lru_cache(maxsize=16)
+def _runs(names: tuple[str, ...], of: str, profile: Profile) -> pd.DataFrame:
+    """The runs of these sweeps, on the data of the first only if ``of`` names them; several claims share them."""
+    wanted = [e for name in names for e in sweeps_paper.PAPER[name](profile)]
+    first = sweeps_paper.PAPER[names[0]](profile)
+    if of:  # what stands beside it may hold other data sets too
         wanted = [e for e in wanted if (e.data, e.normalisation) == (first[0].data, first[0].normalisation)]
-    return STATISTICS[claim.statistic](results.run(wanted, profile), **claim.arguments)
+    return results.run(wanted, profile)
 
 
 def parts(claim: Claim, profile: Profile) -> pd.DataFrame:

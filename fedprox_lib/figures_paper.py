@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from fedprox_lib import statistics
 from fedprox_lib.figures import INK, STYLES
@@ -50,9 +51,9 @@ def curves(
         for ax, (title, table) in zip(row, panels.items(), strict=True):
             for (color, style, _), arm in zip(STYLES, arms, strict=False):
                 _band(ax, table[table["arm"] == arm], x, y, color, style, arm)
-            if row is axes[0]:
+            if ax in axes[0]:
                 ax.set_title(title, fontsize="medium")
-            if row is axes[-1]:
+            if ax in axes[-1]:
                 ax.set_xlabel("communication round" if x == "round" else x)
         if y in log:
             row[0].set_yscale("log")
@@ -63,6 +64,11 @@ def curves(
         row[0].set_ylim(
             (low / 1.3, high * 1.3) if y in log else (low - 0.08 * (high - low), high + 0.08 * (high - low))
         )
+        if y in log:
+            subs = (1, 2, 5) if high < 100 * low else (1,)
+            row[0].yaxis.set_major_locator(LogLocator(subs=subs))
+            row[0].yaxis.set_major_formatter("{x:g}")
+            row[0].yaxis.set_minor_formatter(NullFormatter())
     found: dict = {}
     for ax in axes.flat:
         found |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -110,8 +116,8 @@ def claim_panels(judged: Mapping[str, tuple[dict[str, Any], pd.DataFrame]], colu
         for at, part in shown.iterrows():
             color, marker = SIDES[part["side"]]
             ax.plot([part["low"], part["high"]], [at, at], color=color, linewidth=1.8)
-            ax.plot(part["mean"], at, marker, color=color, markersize=6)
-        ax.set(xlim=(left, right), ylim=(len(shown) - 0.5, -0.5))
+            ax.plot(part["mean"], at, marker, color=color, markersize=8 if marker == "X" else 6)
+        ax.set(xlim=(left, right), ylim=(max(1, len(shown)) - 0.5, -0.5))
         ax.set_title(title, fontsize="small")
         ax.set_yticks(range(len(shown)), list(shown["part"]), fontsize="small")
         ax.tick_params(axis="x", labelsize="small")
