@@ -116,8 +116,8 @@ def claim_panels(judged: Mapping[str, tuple[dict[str, Any], pd.DataFrame]], colu
         for at, part in shown.iterrows():
             color, marker = SIDES[part["side"]]
             ax.plot([part["low"], part["high"]], [at, at], color=color, linewidth=1.8)
-            ax.plot(part["mean"], at, marker, color=color, markersize=6)
-        ax.set(xlim=(left, right), ylim=(len(shown) - 0.5, -0.5))
+            ax.plot(part["mean"], at, marker, color=color, markersize=8 if marker == "X" else 6)
+        ax.set(xlim=(left, right), ylim=(max(1, len(shown)) - 0.5, -0.5))
         ax.set_title(title, fontsize="small")
         ax.set_yticks(range(len(shown)), list(shown["part"]), fontsize="small")
         ax.tick_params(axis="x", labelsize="small")
