@@ -1110,6 +1110,8 @@ def test_what_the_mu_of_the_theory_costs():
     assert (loss[1].loc[50] > mild).all() and (loss[0].loc[50] > mild).all()
     gamma = looks_of_theory().query("data == 'synthetic_iid'")
     assert sgd["gamma"].median() > gamma["gamma"].median()
+
+
 # --- Statistical heterogeneity ------------------------------------------------------------------------------------
 
 DIAL = tuple(synthetic.SPREADS)
