@@ -201,6 +201,18 @@ def today_choices(profile: Profile, name: str) -> list[Experiment]:
     return grid(b, replicate=_replicates(profile, CHOOSING_REPLICATES), algorithm=candidates)
 
 
+TODAY = {
+    name: (FedProx(mu=BEST_MU), Scaffold(), FedAvgM(server_lr=0.1), FedAdam()) for name in ("mnist", "synthetic_1_1")
+}
+"""Placeholder for the numbers that the choices will give."""
+
+
+def today(profile: Profile, name: str) -> list[Experiment]:
+    """FedAvg and FedProx beside what came after them, without stragglers."""
+    b = replace(_base(profile, name), evaluation=Evaluation())
+    return grid(b, replicate=_replicates(profile), algorithm=[FedAvg(), *TODAY[name]])
+
+
 PAPER: dict[str, Callable[[Profile], list[Experiment]]] = {
     **{f"paper_{name}": partial(synthetic_arms, name=name) for name in data.SYNTHETIC},
     "paper_mnist": partial(mnist_arms, normalisation="standard"),
@@ -216,6 +228,8 @@ PAPER: dict[str, Callable[[Profile], list[Experiment]]] = {
     "paper_smaller_synthetic": partial(smaller_steps, name="synthetic_1_1"),
     "paper_today_choices_mnist": partial(today_choices, name="mnist"),
     "paper_today_choices_synthetic": partial(today_choices, name="synthetic_1_1"),
+    "paper_today_mnist": partial(today, name="mnist"),
+    "paper_today_synthetic": partial(today, name="synthetic_1_1"),
     "paper_by_size": by_size,
 }
 """The sweeps by name, in the order in which they are trained: the main arms first, Figure 12 last."""
