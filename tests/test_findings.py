@@ -1240,3 +1240,77 @@ def test_iid_data_forgive_half_of_the_stragglers():
     last = statistics.final(found, "train_loss", last=20)
     gaps = statistics.paired(last, "train_loss", "FedAvg", KEEP).set_index("straggler_fraction")
     assert gaps.loc[0.5, "low"] > -0.02 and gaps.loc[0.5, "high"] < 0.02 and gaps.loc[0.9, "low"] > 0.04
+
+
+# --- Systems heterogeneity ----------------------------------------------------------------------------------------
+
+MAIN_SETS = ("mnist", "mnist_per_pixel", "synthetic_1_1")
+
+
+@lru_cache(maxsize=8)
+def finals_of(name: str) -> pd.DataFrame:
+    """Mean of the last 20 rounds of the three arms; mu = 0 without stragglers is FedAvg."""
+    found = statistics.final(runs(sweeps_paper.PAPER[f"paper_{name}"]), "test_accuracy", last=20)
+    loss = statistics.final(runs(sweeps_paper.PAPER[f"paper_{name}"]), "train_loss", last=20)
+    found["train_loss"] = loss["train_loss"]
+    twin = found[(found["arm"] == "FedAvg") & (found["straggler_fraction"] == 0)].assign(arm=KEEP)
+    return pd.concat([found, twin])
+
+
+def points(name: str, arm: str, baseline: str, share: float) -> pd.Series:
+    """Differences in test accuracy by replicate, in percentage points."""
+    wide = finals_of(name).pivot(index=["straggler_fraction", "seed"], columns="arm", values="test_accuracy")
+    return 100 * (wide[arm] - wide[baseline]).loc[share]
+
+
+def test_at_90_percent_both_halves_of_fedprox_count():
+    """ "On each of the three, FedProx with mu = 1 ends nine to fourteen points ahead of FedAvg ... mu gives four to six
+    of them, keeping partial work three to eight".
+    """
+    for name in MAIN_SETS:
+        assert 8.5 <= points(name, ONE, "FedAvg", 0.9).mean() < 14.5
+        assert 3.5 <= points(name, ONE, KEEP, 0.9).mean() < 6.5
+        kept = points(name, KEEP, "FedAvg", 0.9)
+        assert 2.5 <= kept.mean() < 8.5 and statistics.interval(list(kept))[1] > 0
+
+
+def test_mu_does_not_need_stragglers():
+    """ "It ends ahead of mu = 0 in each of ten replicates, on each set, at each share of stragglers, and with none";
+    "its median final accuracy at 90 % is within one percentage point of that without stragglers".
+    """
+    for name in MAIN_SETS:
+        for share in (0.0, 0.5, 0.9):
+            gain = points(name, ONE, KEEP, share)
+            assert len(gain) == 10 and (gain > 0).all()
+        last = finals_of(name).query("arm == @ONE").groupby("straggler_fraction")["test_accuracy"].median()
+        assert abs(last[0.9] - last[0.0]) < 0.01
+
+
+def test_half_of_the_stragglers_hardly_matter():
+    """ "At 50 % ten replicates cannot tell keeping from dropping, by loss, on any of the three. FedAvg is not worse
+    with 50 % than with none on MNIST as far as we can see, and on Synthetic(1,1) it ends with a lower loss"; "with E = 1 ... dropping ends lower in each of ten".
+    """
+    for name in MAIN_SETS:
+        gaps = statistics.paired(finals_of(name), "train_loss", KEEP, "FedAvg").set_index("straggler_fraction")
+        assert gaps.loc[0.5, "low"] < 0 < gaps.loc[0.5, "high"]
+        wide = finals_of(name).query("arm == 'FedAvg'")
+        wide = wide.pivot(index="seed", columns="straggler_fraction", values="train_loss")
+        _, low, high = statistics.interval(list(wide[0.5] - wide[0.0]))
+        assert high < 0 if name == "synthetic_1_1" else low < 0 < high
+    short = finals_of("one_epoch_synthetic").query("straggler_fraction == 0.5")
+    short = short.pivot(index="seed", columns="arm", values="train_loss")
+    assert (short["FedAvg"] < short[KEEP]).all() and len(short) == 10
+
+
+def test_no_run_with_mu_1_diverges():
+    """ "With mu = 1 no run on any of the five sets diverges by the paper's rule; with mu = 0 all ten do on MNIST with
+    pixels scaled alike, and one to three of ten elsewhere".
+    """
+    for name in (*MAIN_SETS, "synthetic_0.5_0.5", "synthetic_0_0"):
+        found = runs(sweeps_paper.PAPER[f"paper_{name}"])
+        rise = lambda part: part.pivot(index="round", columns="seed", values="train_loss").diff(10)  # noqa: E731
+        for share, part in found.groupby("straggler_fraction"):
+            assert not (rise(part[part["arm"] == ONE]) > 1).any().any()
+            free = "FedAvg" if share == 0 else KEEP
+            ill = (rise(part[part["arm"] == free]) > 1).any().sum()
+            assert ill == 10 if name == "mnist" else 1 <= ill <= 3
