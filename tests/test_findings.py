@@ -1288,7 +1288,8 @@ def test_mu_does_not_need_stragglers():
 
 def test_half_of_the_stragglers_hardly_matter():
     """ "At 50 % ten replicates cannot tell keeping from dropping, by loss, on any of the three. FedAvg is not worse
-    with 50 % than with none on MNIST as far as we can see, and on Synthetic(1,1) it ends with a lower loss"; "with E = 1 ... dropping ends lower in each of ten".
+    with 50 % than with none on MNIST as far as we can see, and on Synthetic(1,1) it ends with a lower loss";
+    "with E = 1 ... dropping ends lower in each of ten".
     """
     for name in MAIN_SETS:
         gaps = statistics.paired(finals_of(name), "train_loss", KEEP, "FedAvg").set_index("straggler_fraction")
