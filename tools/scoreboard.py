@@ -22,15 +22,15 @@ SIGNS = {"reproduced": "●", "partly": "◐", "not reproduced": "○", "contrad
 
 NAMES = {
     "mnist": "MNIST",
-    "mnist_per_pixel": "MNIST, pixels scaled one by one",
-    "synthetic": "Synthetic(1,1)",
-    "synthetic_iid": "Synthetic IID",
-    "synthetic_0_0": "Synthetic(0,0)",
-    "synthetic_0.5_0.5": "Synthetic(0.5,0.5)",
-    "synthetic_1_1": "Synthetic(1,1)",
+    "mnist_per_pixel": "MNIST px",
+    "synthetic": "(1,1)",
+    "synthetic_iid": "IID",
+    "synthetic_0_0": "(0,0)",
+    "synthetic_0.5_0.5": "(0.5,0.5)",
+    "synthetic_1_1": "(1,1)",
     "": "",
 }
-"""What a reader calls the data sets of ``claims.yml``."""
+"""What the page calls the data sets of ``claims.yml``."""
 
 
 def title(data: str) -> str:
@@ -49,9 +49,9 @@ def text(judgements: list[Judgement]) -> str:
         f"Each row is a statement of {{cite:t}}`li2020fedprox`, put so that a record can contradict it. There are "
         f"{len(groups)} of them, judged on the data sets they name: {len(judgements)} verdicts, of which "
         + ", ".join(f"{counts[verdict]} *{verdict}*" for verdict in claims.VERDICTS)
-        + ". An identifier leads to the figure, the command prints the numbers.",
-        "| | the paper's claim | verdict | recompute |\n|---|---|---|---|\n"
-        + "\n".join(_row(name, rows) for name, rows in groups),
+        + ". An identifier leads to the figure, the command prints the numbers. MNIST px is MNIST with each pixel "
+        "scaled by itself, as the authors' script does; brackets are the paper's synthetic sets.",
+        "| the paper's claim | verdict |\n|---|---|\n" + "\n".join(_row(name, rows) for name, rows in groups),
         "\n".join(f"{SIGNS[verdict]} *{verdict}*: {meaning}." for verdict, meaning in claims.VERDICTS.items()),
         "## Effects and intervals",
         "A value a replicate, paired where two arms are compared; the interval is Student's 95 % interval of their "
@@ -62,12 +62,14 @@ def text(judgements: list[Judgement]) -> str:
 
 
 def _row(name: str, rows: list[Judgement]) -> str:
+    of = {verdict: [title(row.claim.data) for row in rows if row.verdict == verdict] for verdict in claims.VERDICTS}
     verdicts = "<br>".join(
-        f"{SIGNS[row.verdict]} {row.verdict}" + (f" ({title(row.claim.data)})" if row.claim.data else "")
-        for row in rows
+        f"{SIGNS[verdict]} *{verdict}*" + (f": {', '.join(sets)}" if any(sets) else "")
+        for verdict, sets in of.items()
+        if sets
     )
     claim = rows[0].claim
-    return f"| {_link(claim)} | {claim.claim} | {verdicts} | `make claims ID={name}` |"
+    return f"| {_link(claim)}: {claim.claim}<br>`make claims ID={name}` | {verdicts} |"
 
 
 def _details(rows: list[Judgement]) -> str:
