@@ -92,7 +92,7 @@ def _details(rows: list[Judgement]) -> str:
 
 
 def _link(claim: claims.Claim) -> str:
-    return f"{{ref}}`{claim.id} <{claim.figure}>`" if claim.figure else claim.id
+    return f"{{ref}}`{claim.id} <{claim.figure}>`"
 
 
 def main() -> None:
