@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt hatch_build.py
 		echo "Python could not make $(VENV). On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@# torch first: where pip is offered a CPU build, everything after it keeps that one.
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks,book,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks,book,flower,dev]'
 	@touch $@
 
 book: $(READY)  ## run every notebook, build the book into _build/html, check it

@@ -10,7 +10,7 @@ Room: descriptions. May import data, models (their names), partition, plan, algo
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -180,6 +180,34 @@ class Experiment:
         """Short name of the arm, for legends: ``FedProx, mu = 0.1``."""
         numbers = ", ".join(f"{name} = {value:g}" for name, value in asdict(self.algorithm).items())
         return ", ".join(part for part in (type(self.algorithm).__name__, numbers) if part)
+
+
+def from_settings(settings: Mapping[str, Any]) -> Experiment:
+    """The experiment of these flat settings, the inverse of :meth:`Experiment.settings`.
+
+    What is not given keeps its default, and so does what is None or empty (a TOML file has no None). Numbers of other
+    algorithms and schemes are passed over, so that ``algorithm`` alone turns FedProx into FedAvg.
+
+    Raises:
+        ValueError: for an algorithm or scheme that does not exist, and for what :class:`Experiment` refuses.
+    """
+    given = {name: value for name, value in settings.items() if value is not None and value != ""}
+
+    def make(cls: Any, prefix: str = "") -> Any:
+        names = [item.name for item in fields(cls)]
+        return cls(**{name: given[prefix + name] for name in names if prefix + name in given})
+
+    for name, known in (("algorithm", ALL), ("partition", SCHEMES)):
+        if given.get(name) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {given.get(name)!r}.")
+    parts = {
+        "algorithm": make(ALL[given["algorithm"]]),
+        "partition": make(SCHEMES[given["partition"]]),
+        "work": make(LocalWork),
+        "evaluation": make(Evaluation, "evaluation_"),
+    }
+    names = [item.name for item in fields(Experiment)]
+    return Experiment(**{name: given[name] for name in names if name in given} | parts)
 
 
 def _default(item: Any) -> Any:

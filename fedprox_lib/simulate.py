@@ -142,28 +142,53 @@ def round_jobs(
     ]
 
 
+class Reply(NamedTuple):
+    """What one client sends back.
+
+    Attributes:
+        client: its number.
+        num_examples: its weight, n_k in rows (or how often it was drawn, where clients are drawn by size).
+        num_steps: tau_k, the local steps it did.
+        delta: w_k - w_t.
+        extra: what else its algorithm sends.
+    """
+
+    client: int
+    num_examples: int
+    num_steps: int
+    delta: Params
+    extra: Params
+
+
+def reply_of(job: Job, w: Params) -> tuple[Reply, Params]:
+    """The client's half of the end of a round: (what it sends, what it remembers)."""
+    delta = tree.subtract(w, job.start)
+    extra, memory = job.algorithm.report(delta, job.work.num_steps, job.lr, job.server, job.memory, job.numbers)
+    return Reply(job.work.client, job.work.num_examples, job.work.num_steps, delta, extra), memory
+
+
+def aggregate(state: State, t: int, replies: Sequence[Reply], algorithm: Algorithm, num_clients: int) -> State:
+    """The server's half: replies, sorted by client number, become the state after round t. None leave w_t unchanged."""
+    if not replies:
+        return state._replace(round=t)
+    reports = Reports(
+        tree.stack([reply.delta for reply in replies]),
+        tree.stack([reply.extra for reply in replies]),
+        torch.tensor([reply.num_examples for reply in replies], dtype=torch.float64),
+        torch.tensor([reply.num_steps for reply in replies], dtype=torch.float64),
+    )
+    numbers = algorithm.numbers_at(state.server)
+    params, server = algorithm.server_update(state.params, state.server, reports, numbers, num_clients)
+    return state._replace(round=t, params=tree.map(tree.laid_out, params), server=server)
+
+
 def _conclude(
     state: State, t: int, jobs: list[Job], ends: list[Params], algorithm: Algorithm, num_clients: int
 ) -> State:
-    """Reports, server update, new state. An empty cohort leaves w_t unchanged."""
-    if not jobs:
-        return state._replace(round=t)
-    memories, deltas, extras = dict(state.memories), [], []
-    for job, w in zip(jobs, ends, strict=True):
-        delta = tree.subtract(w, state.params)
-        extra, memory = algorithm.report(delta, job.work.num_steps, job.lr, state.server, job.memory, job.numbers)
-        deltas.append(delta)
-        extras.append(extra)
-        if memory:
-            memories[job.work.client] = memory
-    reports = Reports(
-        tree.stack(deltas),
-        tree.stack(extras),
-        torch.tensor([job.work.num_examples for job in jobs], dtype=torch.float64),
-        torch.tensor([job.work.num_steps for job in jobs], dtype=torch.float64),
-    )
-    params, server = algorithm.server_update(state.params, state.server, reports, jobs[0].numbers, num_clients)
-    return State(t, tree.map(tree.laid_out, params), server, memories)
+    """Both halves, where clients and server are one process."""
+    done = [reply_of(job, w) for job, w in zip(jobs, ends, strict=True)]
+    memories = state.memories | {reply.client: memory for reply, memory in done if memory}
+    return aggregate(state._replace(memories=memories), t, [reply for reply, _ in done], algorithm, num_clients)
 
 
 def initial_state(experiment: Experiment, device: str = "cpu", model: Model | None = None) -> State:

@@ -68,7 +68,7 @@ def train(
     """
     _commit()  # of the code that trains, not of what has been committed by the time it is done
     pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
-    unfinished = {e.id: _load_checkpoint(store / ".partial" / f"{e.id}.safetensors") for e in experiments}
+    unfinished = {e.id: load_checkpoint(store / ".partial" / f"{e.id}.safetensors") for e in experiments}
     finished: dict[str, Record] = {}
     started = saved = time.monotonic()
     share = lambda: (time.monotonic() - started) / len(experiments)  # noqa: E731
@@ -76,7 +76,7 @@ def train(
     def checkpoint() -> None:
         for run in unfinished.values():
             if run.state is not None:
-                _save_checkpoint(run, share())
+                save_checkpoint(run, share())
 
     try:
         with use_threads(threads):
@@ -175,7 +175,7 @@ def _commit() -> str:
 
 
 @dataclass
-class _Run:
+class Run:
     """What is known of an unfinished run: ``state`` is None before round 0."""
 
     path: Path
@@ -185,7 +185,7 @@ class _Run:
     measuring: float = 0.0
 
 
-def _save_checkpoint(run: _Run, seconds: float) -> None:
+def save_checkpoint(run: Run, seconds: float) -> None:
     path, state = run.path, run.state
     assert state is not None
     tensors = {f"params/{name}": w for name, w in state.params.items()}
@@ -211,9 +211,9 @@ def _save_checkpoint(run: _Run, seconds: float) -> None:
         ) from error
 
 
-def _load_checkpoint(path: Path) -> _Run:
+def load_checkpoint(path: Path) -> Run:
     if not path.exists():
-        return _Run(path)
+        return Run(path)
     parts: dict[str, dict] = {"params": {}, "server": {}}
     memories: dict[int, dict] = {}
     try:
@@ -227,7 +227,7 @@ def _load_checkpoint(path: Path) -> _Run:
                 else:
                     parts[kind][name] = file.get_tensor(key)
         state = State(int(about["round"]), parts["params"], parts["server"], memories)
-        return _Run(path, state, json.loads(about["rows"]), float(about["seconds"]), float(about["measuring"]))
+        return Run(path, state, json.loads(about["rows"]), float(about["seconds"]), float(about["measuring"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RecordDamaged(f"checkpoint {path} is damaged ({error}): delete it to start this run again.") from error
 

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTALLED_EXTRAS = ("notebooks", "book", "dev")
+INSTALLED_EXTRAS = ("notebooks", "book", "flower", "dev")
 
 
 def direct_dependencies() -> list[Requirement]:

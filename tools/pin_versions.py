@@ -17,7 +17,7 @@ HEADER = """\
 # The versions the book was tested with: for `pip install -c constraints.txt`.
 # Written by `make pins`; the ranges we promise are in pyproject.toml.
 """
-EXTRAS = ("notebooks", "book", "dev")
+EXTRAS = ("notebooks", "book", "flower", "dev")
 CUDA_ONLY = re.compile(r"nvidia-|cuda-|triton$")
 
 

@@ -1,0 +1,195 @@
+"""The same experiment on Flower: a ServerApp and a ClientApp around the library's own round.
+
+Which question this answers: *how does what we learned in one process run on many machines, with the same numbers?*
+:func:`make_apps` gives the pair for an experiment, :func:`simulate_federation` runs it in a simulation; ``server_app``
+and ``client_app`` are the pair that ``flwr run`` starts, with the experiment in the run's configuration. Nothing is
+learned twice: the plan says who works, a client is :func:`fedprox_lib.simulate.sequential` and
+:func:`fedprox_lib.simulate.reply_of`, the server is :func:`fedprox_lib.simulate.aggregate`.
+
+What a network adds is in :mod:`fedprox_lib.flower_server`. A node hosts many clients: client k lives on the node whose
+partition-id is k modulo their number, and gets its jobs in the one message a round that the node is sent.
+Taught in "The same numbers on a real federation". Room: network. Needs the extra ``flower``; nothing imports it.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Flower reads these when it is imported: no telemetry, no question for updates, no packages fetched for a run.
+for name, value in {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or Ray prints a warning
+}.items():
+    os.environ.setdefault(name, value)
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict  # noqa: E402
+from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.clientapp.typing import Mod  # noqa: E402
+from flwr.serverapp import Grid, ServerApp  # noqa: E402
+
+from fedprox_lib import simulate, training  # noqa: E402
+from fedprox_lib.experiment import Experiment, from_settings  # noqa: E402
+from fedprox_lib.flower_server import OnRound, PlannedStrategy, federation_of, params_of, require_one_exchange  # noqa: E402
+from fedprox_lib.plan import ClientWork, client_order  # noqa: E402
+from fedprox_lib.simulate import Backend, Job, State  # noqa: E402
+
+ROUND_SECONDS = 600.0
+"""The longest a round waits for its nodes, and the first one for all of them to appear."""
+
+
+def make_apps(
+    experiment: Experiment | None = None,
+    *,
+    backend: Backend = simulate.sequential,
+    state: State | None = None,
+    on_round: OnRound = lambda state, row: None,
+    round_seconds: float = ROUND_SECONDS,
+    mods: Sequence[Mod] = (),
+) -> tuple[ServerApp, ClientApp]:
+    """The pair of apps that runs an experiment.
+
+    Args:
+        experiment: what to run; None to read it from each run's configuration (``[tool.flwr.app.config]``).
+        backend: who does a client's jobs.
+        state: where to go on from; None to start at round 0. What clients remember stays with their nodes, so an
+            algorithm with client memory (SCAFFOLD) can go on only within one run of Flower.
+        on_round: called after every round with the state and a row: the round, how many clients' replies were used
+            (``used``) and asked for (``asked``), the ``problems`` in words, ``seconds`` of the round, ``client_seconds``
+            (the sum of what its nodes computed), and test loss and accuracy where the experiment measures them.
+        round_seconds: bound of every wait.
+        mods: Flower's hooks around the ClientApp, which see its messages and replies.
+
+    Raises:
+        ValueError: for experiments that need more of the server than one exchange a round: an algorithm that asks for
+            gradients first (FedDane) or follows the training loss (AdaptiveFedProx), and sampling by size.
+    """
+    if experiment:
+        require_one_exchange(experiment)
+    server, client = ServerApp(), ClientApp(mods=list(mods))
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        config = context.run_config
+        e = experiment or from_settings(config)
+        start, report = state, on_round
+        if config.get("output"):
+            start, report = _kept(e, Path(str(config["output"])), bool(config.get("keep_rounds")))
+        with training.use_threads(1):
+            strategy = PlannedStrategy(e, start, report, float(config.get("round_seconds", round_seconds)))
+            strategy.start(
+                grid,
+                ArrayRecord(strategy.state.params),
+                num_rounds=e.rounds - strategy.state.round,
+                timeout=strategy.round_seconds,
+            )
+
+    @client.query("whoami")
+    def whoami(message: Message, context: Context) -> Message:
+        place = {name: int(context.node_config[name]) for name in ("partition-id", "num-partitions")}
+        return Message(RecordDict({"place": MetricRecord(place)}), reply_to=message)
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        with training.use_threads(1):
+            return _train(message, context, experiment or from_settings(context.run_config), backend)
+
+    return server, client
+
+
+def simulate_federation(experiment: Experiment, num_nodes: int = 10, **options: Any) -> list[tuple[State, dict]]:
+    """Run an experiment in Flower's simulation and return (state, row) of every round.
+
+    The one place that knows how a simulation is started from Python: Flower 1.41 calls ``run_simulation`` deprecated,
+    and offers only the command ``flwr run`` instead.
+
+    Args:
+        experiment: what to run.
+        num_nodes: over how many virtual nodes its clients are spread. Each core works for one of them at a time.
+        **options: of :func:`make_apps`.
+
+    Raises:
+        FederationFailed: if it cannot go on.
+    """
+    from flwr.simulation import run_simulation  # takes seconds to import, and only a simulation needs Ray
+
+    rounds: list[tuple[State, dict]] = []
+    then = options.pop("on_round", lambda state, row: None)
+
+    def on_round(state: State, row: dict[str, Any]) -> None:
+        rounds.append((state, row))
+        then(state, row)
+
+    ray = {"logging_level": "error", "log_to_driver": False, "include_dashboard": False, "num_cpus": os.cpu_count()}
+    server, client = make_apps(experiment, on_round=on_round, **options)
+    # Flower tells its story in the log, and ours is in the rows.
+    log = logging.getLogger("flwr")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        run_simulation(
+            server, client, num_nodes, backend_config={"client_resources": {"num_cpus": 1}, "init_args": ray}
+        )
+    finally:
+        log.setLevel(level)
+    return rounds
+
+
+def _train(message: Message, context: Context, e: Experiment, backend: Backend) -> Message:
+    """A node's part of a round: the jobs of the clients it hosts, one after another."""
+    f, todo, started = federation_of(e), message.content["todo"], time.monotonic()
+    w_t, server = params_of(message.content["params"]), params_of(message.content["server"])
+    t, numbers = todo["round"], e.algorithm.numbers_at(server)
+    records, sent, notes = RecordDict(), {}, {}
+    for k, num_steps, remembered in zip(todo["clients"], todo["num-steps"], todo["remembered"], strict=True):
+        rows = f.partition.rows[k]
+        # The client draws its own batches: they are a function of (seed, round, client).
+        order, sizes = client_order(e.seed, t, k, rows, epochs=e.work.epochs, batch_size=e.work.batch_size)
+        order, sizes = order[: sizes[:num_steps].sum()], sizes[:num_steps]
+        memory = e.algorithm.init_memory(w_t)
+        if memory and remembered:
+            if context.state.get(f"round {k}", {}).get("round") == remembered:
+                memory = params_of(context.state[f"memory {k}"])
+            else:
+                notes[str(k)] = f"what it remembered of round {remembered} is lost; it started anew"
+        job = Job(w_t, ClientWork(k, False, len(rows), order, sizes), e.work.lr, e.algorithm, numbers, server, memory)
+        try:
+            [w] = backend(f.model, f.train, [job])
+            reply, memory = simulate.reply_of(job, w)
+        except Exception as error:  # one client's failure is not its neighbours'
+            notes[str(k)] = f"{type(error).__name__}: {error}"
+            continue
+        sent[k] = reply.num_examples
+        records[f"delta {k}"], records[f"extra {k}"] = ArrayRecord(reply.delta), ArrayRecord(reply.extra)
+        if memory:
+            context.state[f"memory {k}"] = ArrayRecord(memory)
+            context.state[f"round {k}"] = MetricRecord({"round": t})
+    seconds = time.monotonic() - started
+    records["work"] = MetricRecord({"clients": list(sent), "num-examples": list(sent.values()), "seconds": seconds})
+    records["notes"] = ConfigRecord(notes)
+    return Message(records, reply_to=message)
+
+
+def _kept(e: Experiment, folder: Path, keep_rounds: bool) -> tuple[State | None, OnRound]:
+    """Where a run that writes into a folder goes on, and how it writes its rounds there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path_of = lambda t: folder / f"{e.id}-{t:05d}.safetensors"  # noqa: E731
+    found = sorted(folder.glob(f"{e.id}-*.safetensors"))
+    run = training.load_checkpoint(found[-1] if found else path_of(0))
+
+    def write(state: State, row: dict[str, Any]) -> None:
+        run.rows.append(row)
+        before, run.path, run.state = run.path, path_of(state.round), state
+        training.save_checkpoint(run, 0.0)
+        if not keep_rounds:
+            before.unlink(missing_ok=True)
+
+    return run.state, write
+
+
+server_app, client_app = make_apps()

@@ -1,0 +1,221 @@
+"""What a server adds to a round when its clients are across a network: who is there, what came back, when to stop.
+
+Which question this answers: *what can go wrong between sending w_t and averaging, and what is done about it?* Read
+:class:`PlannedStrategy` top to bottom: it learns which node hosts which clients, sends each node one message with all
+its jobs of the round, checks every client's reply before it counts, and leaves the arithmetic to
+:func:`fedprox_lib.simulate.aggregate`. What was refused or did not come is named; what cannot go on says so.
+
+Taught in "The same numbers on a real federation". Room: network. Needs the extra ``flower``; only
+:mod:`fedprox_lib.flower` imports it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedprox_lib import simulate, tree
+from fedprox_lib.experiment import Experiment
+from fedprox_lib.federation import Federation
+from fedprox_lib.simulate import Job, Reply, State
+from fedprox_lib.tree import Params
+
+log = logging.getLogger("flwr")
+
+OnRound = Callable[[State, dict[str, Any]], None]
+"""What is called after every round."""
+
+
+class FederationFailed(RuntimeError):
+    """The federation cannot go on. The state of the last whole round is kept where one was asked to be kept."""
+
+
+class PlannedStrategy(Strategy):
+    """What the server does: send a round's jobs, check what comes back, aggregate in the order of clients.
+
+    Attributes:
+        state: after the last round.
+        round_seconds: bound of every wait.
+    """
+
+    def __init__(self, experiment: Experiment, state: State | None, on_round: OnRound, round_seconds: float) -> None:
+        require_one_exchange(experiment)
+        self.experiment, self.on_round, self.round_seconds = experiment, on_round, round_seconds
+        self.federation = federation_of(experiment)
+        self.state = state or simulate.initial_state(experiment, model=self.federation.model)
+        if self.state.round and experiment.algorithm.init_memory(self.state.params):
+            raise FederationFailed(
+                f"{type(experiment.algorithm).__name__} cannot go on from round {self.state.round} in a new run: what "
+                "its clients remember stayed with the old run. Start at round 0, in another output folder."
+            )
+        self.hosts: dict[int, int] = {}  # partition-id -> node
+        self.num_partitions = 0
+        self.asked: dict[int, dict[int, Job]] = {}  # node -> client -> its job of this round
+        self.remembered: dict[int, int] = {}  # client -> round of its last reply that was used
+        self.problems: list[str] = []
+        self.started = 0.0
+
+    def summary(self) -> None:
+        """Flower calls this at the start; the experiment speaks for itself."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for every node that hosts clients of the cohort. Rounds are counted by ``state``."""
+        self.started, self.problems, self.asked = time.monotonic(), [], {}
+        present = self._meet(grid)
+        e, t = self.experiment, self.state.round + 1
+        for job in simulate.round_jobs(self.state, self.federation.planner.round_plan(t), e.algorithm, e.work.lr):
+            client = job.work.client
+            node = self.hosts.get(client % self.num_partitions)
+            if node in present:
+                self.asked.setdefault(node, {})[client] = job
+            else:
+                self.problems.append(f"client {client}: the node that hosts it is away")
+        messages = []
+        for node, jobs in self.asked.items():
+            todo = {
+                "round": t,
+                "clients": list(jobs),
+                "num-steps": [job.work.num_steps for job in jobs.values()],
+                "remembered": [self.remembered.get(client, 0) for client in jobs],
+            }
+            content = {"params": arrays, "server": ArrayRecord(self.state.server), "todo": ConfigRecord(todo)}
+            messages.append(Message(RecordDict(content), dst_node_id=node, message_type="train"))
+        return messages
+
+    def _meet(self, grid: Grid) -> set[int]:
+        """The nodes that are there. New ones are asked what they host; before the first round, until all have come."""
+        began, first = time.monotonic(), not self.hosts
+        refusals: list[str] = []
+        while True:
+            present = set(grid.get_node_ids())
+            new = [Message(RecordDict(), node, "query.whoami") for node in present - set(self.hosts.values())]
+            left = began + self.round_seconds - time.monotonic()
+            for answer in grid.send_and_receive(new, timeout=max(left, 1.0)) if new else []:
+                if answer.has_error():
+                    refusals.append(answer.error.reason or "")
+                    continue
+                place = answer.content["place"]
+                self.hosts[place["partition-id"]] = answer.metadata.src_node_id
+                self.num_partitions = place["num-partitions"]
+            missing = sorted(set(range(self.num_partitions)) - set(self.hosts))
+            if not first or (self.hosts and not missing):
+                return present
+            if left < 0:
+                raise FederationFailed(
+                    f"After {self.round_seconds:.0f} s {len(self.hosts)} of {self.num_partitions or 'all'} nodes came"
+                    + (f", without partition-id {', '.join(map(str, missing))}" if missing else "")
+                    + ". Start the missing SuperNodes, each with --node-config 'partition-id=... num-partitions=...'. "
+                    + " ".join(refusals)
+                )
+            time.sleep(0.5)
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
+        """w_{t+1} from the replies that pass the checks; the others are counted."""
+        t, waited = self.state.round + 1, dict(self.asked)
+        used: dict[int, Reply] = {}
+        seconds = 0.0
+        for message in replies:
+            if message.has_error():
+                reason = message.error.reason or ""
+                if "RayActorError" in reason or "ActorDiedError" in reason:
+                    raise FederationFailed(
+                        f"In round {t} a process of the simulation died. Flower keeps the dead process in its pool, so "
+                        f"every later round would lose clients to it: start again, from the last state. ({reason})"
+                    )
+                self.problems.append(f"a node failed with code {message.error.code}: {reason}")
+                continue
+            jobs = waited.pop(message.metadata.src_node_id, {})
+            used |= _checked(message.content, jobs, self.federation, self.problems)
+            seconds += float(message.content.get("work", {}).get("seconds", 0.0))
+        self.problems += [f"client {client}: no reply" for jobs in waited.values() for client in jobs]
+        asked = sum(map(len, self.asked.values()))
+        for problem in self.problems:
+            log.warning("round %s, %s", t, problem)
+        if self.problems and not used:
+            raise FederationFailed(f"Round {t} brought no usable reply: {'; '.join(self.problems)}.")
+        self.remembered |= dict.fromkeys(used, t)
+        e, f = self.experiment, self.federation
+        in_order = [used[client] for client in sorted(used)]
+        self.state = simulate.aggregate(self.state, t, in_order, e.algorithm, f.partition.num_clients)
+        row = {
+            "round": t,
+            "asked": asked,
+            "used": len(used),
+            "problems": self.problems,
+            "seconds": time.monotonic() - self.started,
+            "client_seconds": seconds,
+        }
+        if t % e.evaluation.every == 0 or t == e.rounds:
+            one = tree.map(lambda w: w[None, None], self.state.params)
+            loss, accuracy = f.model.evaluate_together(one, *f.test)
+            row |= {"test_loss": float(loss), "test_accuracy": float(accuracy)}
+        self.on_round(self.state, row)
+        return ArrayRecord(self.state.params), MetricRecord({"used": len(used), "problems": len(self.problems)})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Clients evaluate nothing here: the server has the test set."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
+        """See :meth:`configure_evaluate`."""
+
+
+def _checked(content: RecordDict, jobs: dict[int, Job], f: Federation, problems: list[str]) -> dict[int, Reply]:
+    """The replies of a node that can be used, by client; what is wrong with the others goes to ``problems``."""
+    try:
+        work, notes = content["work"], content["notes"]
+        sent = dict(zip(work["clients"], work["num-examples"], strict=True))
+        trees = {k: [params_of(content[f"{kind} {k}"]) for kind in ("delta", "extra")] for k in sent}
+    except (KeyError, TypeError, ValueError) as error:
+        problems += [f"client {k}: its node's reply cannot be read ({error!r})" for k in jobs]
+        return {}
+    problems += [f"client {k}: was not asked of the node that replied for it" for k in sent if k not in jobs]
+    problems += [f"client {k}: {notes.get(str(k), 'not in the reply of its node')}" for k in jobs if k not in sent]
+    used = {}
+    for k in jobs.keys() & sent.keys():
+        expected, _ = simulate.reply_of(jobs[k], jobs[k].start)
+        reply = expected._replace(num_examples=sent[k], delta=trees[k][0], extra=trees[k][1])
+        held = len(f.partition.rows[k])
+        if [*map(_form, trees[k])] != [_form(expected.delta), _form(expected.extra)]:
+            problems.append(f"client {k}: sent {_form(reply.delta)} instead of {_form(expected.delta)}")
+        elif not (tree.all_finite(reply.delta) and tree.all_finite(reply.extra)):
+            problems.append(f"client {k}: its weights are not finite")
+        elif not 0 < reply.num_examples <= held:
+            problems.append(f"client {k}: says that it trained on {reply.num_examples} examples and holds {held}")
+        else:
+            used[k] = reply
+            if str(k) in notes:
+                problems.append(f"client {k}: {notes[str(k)]}")
+    return used
+
+
+def require_one_exchange(e: Experiment) -> None:
+    if e.algorithm.asks_gradients or e.algorithm.watches_loss or e.sampling != "uniform":
+        raise ValueError(
+            "On Flower a round is one exchange, and the server sees no training rows: the algorithm must be FedAvg, "
+            f"FedProx, Scaffold, FedAvgM or FedAdam and sampling 'uniform', got {type(e.algorithm).__name__} and "
+            f"{e.sampling!r}."
+        )
+
+
+@lru_cache(maxsize=1)
+def federation_of(e: Experiment) -> Federation:
+    """Prepared once a process: a node of a simulation gets many messages."""
+    return Federation.of(e)
+
+
+def params_of(record: ArrayRecord) -> Params:
+    return tree.map(tree.laid_out, record.to_torch_state_dict()) if record else {}
+
+
+def _form(params: Params) -> dict[str, tuple]:
+    return {name: (str(w.dtype), *w.shape) for name, w in sorted(params.items())}
