@@ -194,8 +194,10 @@ def from_settings(settings: Mapping[str, Any]) -> Experiment:
     given = {name: value for name, value in settings.items() if value is not None and value != ""}
 
     def make(cls: Any, prefix: str = "") -> Any:
-        names = [item.name for item in fields(cls)]
-        return cls(**{name: given[prefix + name] for name in names if prefix + name in given})
+        lacking = [f.name for f in fields(cls) if _default(f) is MISSING and prefix + f.name not in given]
+        if lacking:
+            raise ValueError(f"{cls.__name__} needs settings that are not given: {', '.join(lacking)}.")
+        return cls(**{f.name: given[prefix + f.name] for f in fields(cls) if prefix + f.name in given})
 
     for name, known in (("algorithm", ALL), ("partition", SCHEMES)):
         if given.get(name) not in known:

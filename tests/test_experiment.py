@@ -9,7 +9,7 @@ import pytest
 
 from fedprox_lib import models, profile, sweeps, sweeps_paper
 from fedprox_lib.algorithms import AdaptiveFedProx, FedAvg, FedDane, FedProx
-from fedprox_lib.experiment import Evaluation, Experiment, grid
+from fedprox_lib.experiment import Evaluation, Experiment, from_settings, grid
 from fedprox_lib.partition import IID, LogNormalSizes
 from fedprox_lib.plan import LocalWork
 
@@ -55,6 +55,16 @@ def test_the_id_is_stable_across_processes_and_number_types(quick):
     base = replace(quick, data="mnist", model="cnn", train_rows=None, straggler_fraction=0)
     here = replace(base, algorithm=FedProx(mu=1.0), work=LocalWork(3, 10, 1.0))
     assert printed == here.id == "451dd2441a4e"
+
+
+def test_settings_give_the_experiment_back(quick):
+    for e in (quick, *(make(PAPER)[0] for make in (sweeps.BOOK | sweeps_paper.PAPER).values())):
+        assert from_settings(e.settings()) == e
+    assert from_settings({**quick.settings(), "algorithm": "FedAvg"}).algorithm == FedAvg()
+    with pytest.raises(ValueError, match="algorithm must be one of FedAvg, FedProx"):
+        from_settings({**quick.settings(), "algorithm": "FedPrix"})
+    with pytest.raises(ValueError, match="FedProx needs settings that are not given: mu"):
+        from_settings({name: value for name, value in quick.settings().items() if name != "mu"})
 
 
 def test_settings_are_flat_scalars_with_one_name_each(quick):

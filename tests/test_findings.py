@@ -1318,25 +1318,42 @@ def test_no_run_with_mu_1_diverges():
 
 
 def test_the_rule_behind_the_22_percent_reads_fedavg_at_its_worst():
-    """ "it stops eight of ten FedAvg runs as diverged, all of them within the first 60 rounds ... over the last 20 of
-    the 1,000 rounds each has at least 30 points more. Read by the rule, FedProx with mu = 1 is 44 points ahead; over
-    the last 20 rounds it is 9. By the rule more than nine tenths of that come from keeping partial work, over the last
-    rounds about six of the nine points".
+    """ "It stops all ten FedAvg runs on MNIST as diverged, within the first 71 rounds, and eight of ten on
+    Synthetic(1,1), within the first 60 ... over the last 20 of the 1,000 rounds each has at least 20 points more on
+    MNIST and 30 on Synthetic(1,1). Read by the rule, FedProx with mu = 1 is 50 points ahead on MNIST and 44 on
+    Synthetic(1,1); over the last 20 rounds it is 8 and 9 ... By the rule more than nine tenths of the gap on
+    Synthetic(1,1) come from keeping partial work. On MNIST more than nine tenths come from mu, because there the rule
+    stops all ten runs with mu = 0 in the same way. Over the last rounds keeping gives about six of the nine points on
+    Synthetic(1,1), and on MNIST the two halves are equal, four points each ... of the ten long runs with mu = 1 on
+    MNIST the rule stops one as diverged, in round 976".
     """
-    found = runs(sweeps_paper.PAPER["paper_converged_synthetic"])
-    wide = {arm: part.pivot(index="round", columns="seed") for arm, part in found.groupby("arm")}
-    loss, accuracy = wide["FedAvg"]["train_loss"], wide["FedAvg"]["test_accuracy"]
+    expected = {  # FedAvg runs stopped as diverged, before, points regained; by the rule; late: the gap, of it keeping
+        "mnist": (10, 72, 0.2, 50, "C5-mu", 8, 4),
+        "synthetic": (8, 60, 0.3, 44, "C5-keeping", 9, 6),
+    }
+    for name, (number, before, regained, size, most, late_size, late_keeping) in expected.items():
+        found = runs(sweeps_paper.PAPER[f"paper_converged_{name}"])
+        wide = {arm: part.pivot(index="round", columns="seed") for arm, part in found.groupby("arm")}
+        diverged = {arm: _stopped_as_diverged(table["train_loss"]) for arm, table in wide.items()}
+        assert len(diverged["FedAvg"]) == number and max(diverged["FedAvg"].values()) < before
+        accuracy = wide["FedAvg"]["test_accuracy"]
+        assert all(accuracy[r].tail(20).mean() - accuracy.loc[t, r] > regained for r, t in diverged["FedAvg"].items())
+        if name == "mnist":
+            assert len(diverged[KEEP]) == 10 and list(diverged[ONE].values()) == [976]
+        by_rule = {c.id: parts["mean"].item()
+                   for c, _, parts in claims.judge_all(READ_ONLY, ["C5", "C5-keeping", "C5-mu"])
+                   if c.data == f"converged_{name}"}  # fmt: skip
+        assert abs(by_rule["C5"] - size) < 1 and by_rule[most] > 0.9 * by_rule["C5"]
+        late = {arm: 100 * table["test_accuracy"].tail(20).mean() for arm, table in wide.items()}
+        gap, of_mu = (late[ONE] - late["FedAvg"]).mean(), (late[ONE] - late[KEEP]).mean()
+        assert round(gap) == late_size and round(gap - of_mu) == late_keeping and (name != "mnist" or round(of_mu) == 4)
+
+
+def _stopped_as_diverged(loss: pd.DataFrame) -> dict[int, int]:
+    """The round in which the paper's rule stops each run that it stops as diverged; one column a run."""
     rise, still = loss.diff(10) > 1, loss.diff().abs() < 1e-4
-    ill = [r for r in loss if rise[r].any() and not still[r][: rise[r].idxmax()].any()]
-    assert len(ill) == 8 and all(rise[r].idxmax() < 60 for r in ill)
-    for r in ill:
-        assert accuracy[r].tail(20).mean() - accuracy.loc[rise[r].idxmax(), r] > 0.3
-    by_rule = {c.id: parts["mean"].item() for c, _, parts in claims.judge_all(READ_ONLY, ["C5", "C5-keeping", "C5-mu"])
-               if c.data == "converged_synthetic"}  # fmt: skip
-    late = {arm: 100 * table["test_accuracy"].tail(20).mean() for arm, table in wide.items()}
-    assert round(by_rule["C5"]) == 44 and by_rule["C5-keeping"] > 0.9 * by_rule["C5"]
-    gap, of_mu = (late[ONE] - late["FedAvg"]).mean(), (late[ONE] - late[KEEP]).mean()
-    assert round(gap) == 9 and round(gap - of_mu) == 6
+    first = {r: int(rise[r].idxmax()) for r in loss if rise[r].any()}
+    return {r: t for r, t in first.items() if not still[r][:t].any()}
 
 
 # --- Choosing mu --------------------------------------------------------------------------------------------------
