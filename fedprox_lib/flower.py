@@ -35,7 +35,13 @@ from flwr.serverapp import Grid, ServerApp  # noqa: E402
 
 from fedprox_lib import simulate, training  # noqa: E402
 from fedprox_lib.experiment import Experiment, from_settings  # noqa: E402
-from fedprox_lib.flower_server import OnRound, PlannedStrategy, federation_of, params_of, require_one_exchange  # noqa: E402
+from fedprox_lib.flower_server import (  # noqa: E402
+    OnRound,
+    PlannedStrategy,
+    federation_of,
+    params_of,
+    require_one_exchange,
+)
 from fedprox_lib.plan import ClientWork, client_order  # noqa: E402
 from fedprox_lib.simulate import Backend, Job, State  # noqa: E402
 
@@ -43,27 +49,33 @@ ROUND_SECONDS = 600.0
 """The longest a round waits for its nodes, and the first one for all of them to appear."""
 
 
+def _nothing(state: State, row: dict[str, Any]) -> None:
+    """What happens after a round if nobody asks for more."""
+
+
 def make_apps(
     experiment: Experiment | None = None,
     *,
     backend: Backend = simulate.sequential,
-    state: State | None = None,
-    on_round: OnRound = lambda state, row: None,
-    round_seconds: float = ROUND_SECONDS,
     mods: Sequence[Mod] = (),
+    on_round: OnRound = _nothing,
+    output: Path | None = None,
+    keep_rounds: bool = False,
+    round_seconds: float = ROUND_SECONDS,
 ) -> tuple[ServerApp, ClientApp]:
     """The pair of apps that runs an experiment.
 
     Args:
         experiment: what to run; None to read it from each run's configuration (``[tool.flwr.app.config]``).
         backend: who does a client's jobs.
-        state: where to go on from; None to start at round 0. What clients remember stays with their nodes, so an
-            algorithm with client memory (SCAFFOLD) can go on only within one run of Flower.
+        mods: Flower's hooks around the ClientApp, which see its messages and replies.
         on_round: called after every round with the state and a row: the round, how many clients' replies were used
             (``used``) and asked for (``asked``), the ``problems`` in words, ``seconds`` of the round,
             ``client_seconds`` (the sum of what its nodes computed), and test loss and accuracy where measured.
+        output: a folder that keeps the state after the last round; a run of the same experiment goes on from there.
+            What clients remember stays with the nodes of a run, so SCAFFOLD cannot go on.
+        keep_rounds: whether the folder keeps the states of all rounds.
         round_seconds: bound of every wait.
-        mods: Flower's hooks around the ClientApp, which see its messages and replies.
 
     Raises:
         ValueError: for experiments that need more of the server than one exchange a round: an algorithm that asks for
@@ -75,13 +87,17 @@ def make_apps(
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        config = context.run_config
+        config: dict[str, Any] = dict(context.run_config)
         e = experiment or from_settings(config)
-        start, report = state, on_round
-        if config.get("output"):
-            start, report = _kept(e, Path(str(config["output"])), bool(config.get("keep_rounds")))
+        folder = config.get("output") or output
+        state, write = _kept(e, Path(folder), config.get("keep_rounds", keep_rounds)) if folder else (None, _nothing)
+
+        def after_round(state: State, row: dict[str, Any]) -> None:
+            write(state, row)
+            on_round(state, row)
+
         with training.use_threads(1):
-            strategy = PlannedStrategy(e, start, report, float(config.get("round_seconds", round_seconds)))
+            strategy = PlannedStrategy(e, state, after_round, float(config.get("round_seconds", round_seconds)))
             strategy.start(
                 grid,
                 ArrayRecord(strategy.state.params),
@@ -119,7 +135,7 @@ def simulate_federation(experiment: Experiment, num_nodes: int = 10, **options: 
     from flwr.simulation import run_simulation  # takes seconds to import, and only a simulation needs Ray
 
     rounds: list[tuple[State, dict]] = []
-    then = options.pop("on_round", lambda state, row: None)
+    then = options.pop("on_round", _nothing)
 
     def on_round(state: State, row: dict[str, Any]) -> None:
         rounds.append((state, row))
