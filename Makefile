@@ -57,6 +57,7 @@ check-book: $(READY)  ## open every built page in headless Chromium, without a n
 bench: $(READY)  ## time our training beside other simulators (their environments first; an hour)
 	$(BIN)/python -m benchmarks --threads 1,2 --passes 2 --repeats 3 --save
 	$(BIN)/python -m benchmarks.growth --save
+	$(BIN)/python -m benchmarks.federation --save
 
 tidy: $(READY)  ## format the code; empty the notebooks' outputs
 	$(BIN)/python -m tools.tidy_notebooks
