@@ -30,7 +30,7 @@ LOGISTIC = Experiment(
 )  # fmt: skip
 """100 clients of 40 or 50 digits, ten a round, half of them stragglers."""
 
-CNN = replace(LOGISTIC, model="cnn", work=LocalWork(epochs=5, batch_size=10, lr=0.05), rounds=2)
+CNN = replace(LOGISTIC, model="cnn", work=LocalWork(epochs=5, batch_size=10, lr=0.05), rounds=4)
 
 
 def one_process(e: Experiment, backend: str) -> tuple[list[Params], list[float]]:

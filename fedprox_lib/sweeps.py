@@ -266,12 +266,12 @@ BOOK: dict[str, Callable[[Profile], list[Experiment]]] = {
     "mcmahan_lr": mcmahan_lr,
     "smaller_steps_90": partial(smaller_steps, fraction=0.9),
     "mcmahan_iid_1": partial(mcmahan_iid, epochs=1),
+    "mcmahan_iid_5": partial(mcmahan_iid, epochs=5),
     "fashion_90": partial(fashion, fraction=0.9),
 }
 """Every recorded sweep of the book by name."""
 
 PLANNED: dict[str, Callable[[Profile], list[Experiment]]] = {
-    "mcmahan_iid_5": partial(mcmahan_iid, epochs=5),
     "lr_edges": lr_edges,
     "mu_grid_0": partial(mu_grid, fraction=0.0),
     "smaller_steps_0": partial(smaller_steps, fraction=0.0),
