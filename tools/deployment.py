@@ -214,9 +214,10 @@ class Deployment(Processes):
     def run(self, settings: dict[str, Any], seconds: float = 600) -> Run:
         """Run the app to its end."""
         run = self.begin(settings)
-        with self._timed(f"{run.experiment.label}, {run.experiment.model}: first round, from flwr run on"):
+        what = f"{run.experiment.label}, {run.experiment.model}"
+        with self._timed(f"{what}: from flwr run to the end of round 1"):
             run.reach(1, seconds)
-        with self._timed(f"{run.experiment.label}, {run.experiment.model}: all {run.experiment.rounds} rounds"):
+        with self._timed(f"{what}: from there to the end of the run, {run.experiment.rounds} rounds"):
             run.wait(seconds)
         return run
 

@@ -44,14 +44,18 @@ def compare(run: Run, federation: Federation | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)[columns]
 
 
+def require_recordable(*names: str) -> None:
+    """Fail before minutes of work, not after: the tables' names must be free and the code committed."""
+    store = profile.get("paper").store / "tables"
+    if taken := [name for name in names if (store / name).exists()]:
+        raise DeploymentFailed(f"{', '.join(taken)}: recorded in {store}. Delete the folder to record it anew.")
+    if (commit := training.provenance()["commit"]).endswith("+changes"):
+        raise DeploymentFailed(f"A record names the commit that it was made with, and {commit} has none: commit first.")
+
+
 def record(name: str, settings: dict[str, Any], frame: pd.DataFrame) -> None:
     """Write a named table of the book."""
-    published = profile.get("paper")
-    if (published.store / "tables" / name).exists():
-        raise DeploymentFailed(
-            f"Table {name!r} is recorded. Delete {published.store / 'tables' / name} to make it anew."
-        )
-    results.table(name, published, settings | {"flower": version("flwr")}, lambda: frame)
+    results.table(name, profile.get("paper"), settings | {"flower": version("flwr")}, lambda: frame)
 
 
 RECORDED = [
@@ -73,6 +77,8 @@ def main() -> None:
     pairs = [re.findall(r"(\w+)=('[^']*'|\S+)", text) for text in chosen.set or ["rounds=3"]]
     wanted = [tomllib.loads("\n".join(f"{name} = {value}" for name, value in run)) for run in pairs]
     try:
+        if chosen.record:
+            require_recordable("flower-deployment", "flower-startup")
         for settings in wanted:
             from_settings(app_settings() | settings)  # a wrong one is refused before anything starts
         tables = []
