@@ -109,9 +109,9 @@ class Processes:
 
         return [port for port in self.ports.values() if listens(port)]
 
-    def stop(self) -> None:
-        """Ask every process to stop, then make it."""
-        for number, seconds in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0)):
+    def stop(self, seconds: float = 10.0) -> None:
+        """Ask every process to stop; those that have not within ``seconds`` are killed."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
             asked: set[int] = set()
             end = time.monotonic() + seconds
             while (pids := self.pids()) and time.monotonic() < end:
