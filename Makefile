@@ -9,7 +9,7 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab results claims check-book bench tidy pins clean
+.PHONY: help book test test-federation federation lab results claims check-book bench tidy pins clean
 
 help:  ## list what can be made
 	@echo "FedProx, Run and Checked. You can say:"
@@ -37,8 +37,14 @@ test: $(READY)  ## lint, types, unit tests, doctests, and every notebook in prof
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	FEDPROX_PROFILE=smoke OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest \
-		tests fedprox_lib --doctest-modules --durations=5 \
+		tests fedprox_lib --doctest-modules --durations=5 -m "not federation" \
 		--nbmake notebooks --nbmake-timeout=120 --nbmake-kernel=python3
+
+federation: $(READY)  ## run the app on a SuperLink and four SuperNodes here, compare it with one process
+	$(BIN)/python -m tools.federation
+
+test-federation: $(READY)  ## the same in tests, with nodes and server that are killed (15 minutes)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m federation tests --durations=0
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks

@@ -208,4 +208,7 @@ def _kept(e: Experiment, folder: Path, keep_rounds: bool) -> tuple[State | None,
     return run.state, write
 
 
-server_app, client_app = make_apps()
+# One name an assignment: `flwr run` looks for them in the syntax tree, and does not see a tuple's.
+_apps = make_apps()
+server_app = _apps[0]
+client_app = _apps[1]

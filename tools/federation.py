@@ -1,0 +1,106 @@
+"""Deploys the book's federation on this machine and compares it, round by round, with one process.
+
+    python -m tools.federation [--nodes 4] [--set "algorithm='Scaffold' rounds=5" ...] [--keep]
+
+:class:`tools.deployment.Deployment` starts a SuperLink and SuperNodes; the app in it is the repository's own;
+:func:`compare` holds every round's weights against :func:`fedprox_lib.simulate.simulate`. Nothing is left behind,
+unless ``--keep`` asks for the logs. ``--record`` writes the tables that the book shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tomllib
+from importlib.metadata import version
+from typing import Any
+
+import pandas as pd
+
+from fedprox_lib import profile, results, simulate, training
+from fedprox_lib.experiment import from_settings
+from fedprox_lib.federation import Federation
+from tools.deployment import Deployment, Run, app_settings
+from tools.processes import DeploymentFailed
+
+TOLERANCE = 1e-6
+"""So far may a weight be from that of one process. On one machine, they have been the same to the last bit."""
+
+
+def compare(run: Run, federation: Federation | None = None) -> pd.DataFrame:
+    """A row a round: what the deployment did, and how far its weights are from those of one process."""
+    rows = []
+    with training.use_threads(1):
+        for state, _ in simulate.simulate(run.experiment, federation=federation):
+            if state.round:
+                there = training.load_checkpoint(run.path(state.round))
+                assert there.state is not None
+                apart = [
+                    (w.double() - there.state.params[name].double()).abs().max() for name, w in state.params.items()
+                ]
+                rows.append(there.rows[-1] | {"max_difference": max(map(float, apart))})
+    columns = ["round", "used", "asked", "max_difference", "test_accuracy", "seconds", "client_seconds"]
+    return pd.DataFrame(rows)[columns]
+
+
+def require_recordable(*names: str) -> None:
+    """Fail before minutes of work, not after: the tables' names must be free and the code committed."""
+    store = profile.get("paper").store / "tables"
+    if taken := [name for name in names if (store / name).exists()]:
+        raise DeploymentFailed(f"{', '.join(taken)}: recorded in {store}. Delete the folder to record it anew.")
+    if (commit := training.provenance()["commit"]).endswith("+changes"):
+        raise DeploymentFailed(f"A record names the commit that it was made with, and {commit} has none: commit first.")
+
+
+def record(name: str, settings: dict[str, Any], frame: pd.DataFrame) -> None:
+    """Write a named table of the book."""
+    results.table(name, profile.get("paper"), settings | {"flower": version("flwr")}, lambda: frame)
+
+
+RECORDED = [
+    {"model": model, "algorithm": algorithm, **work}
+    for model, work in (("logistic", {"rounds": 5}), ("cnn", {"rounds": 2, "epochs": 1}))
+    for algorithm in ("FedAvg", "FedProx", "Scaffold")
+]
+"""What ``--record`` runs: half of every cohort are stragglers, 2,000 rows on 100 clients, 10 a round."""
+
+
+def main() -> None:
+    """Run the book's app on a SuperLink and SuperNodes of this machine, and compare it with one process."""
+    parser = argparse.ArgumentParser(prog="python -m tools.federation", description=main.__doc__)
+    parser.add_argument("--nodes", type=int, default=4, help="SuperNodes; default: %(default)s")
+    parser.add_argument("--set", action="append", default=[], metavar="SETTINGS", help="a run: \"algorithm='FedAvg'\"")
+    parser.add_argument("--keep", action="store_true", help="leave the logs where they are")
+    parser.add_argument("--record", action="store_true", help="run what the book shows, and write its tables")
+    chosen = parser.parse_args()
+    pairs = [re.findall(r"(\w+)=('[^']*'|\S+)", text) for text in chosen.set or ["rounds=3"]]
+    wanted = [tomllib.loads("\n".join(f"{name} = {value}" for name, value in run)) for run in pairs]
+    try:
+        if chosen.record:
+            require_recordable("flower-deployment", "flower-startup")
+        for settings in wanted:
+            from_settings(app_settings() | settings)  # a wrong one is refused before anything starts
+        tables = []
+        with Deployment(chosen.nodes, keep=chosen.keep) as deployment:
+            for settings in RECORDED if chosen.record else wanted:
+                run = deployment.run(settings)
+                e, table = run.experiment, compare(run)
+                about = {"algorithm": type(e.algorithm).__name__, "model": e.model, "nodes": chosen.nodes}
+                tables.append(pd.concat([pd.DataFrame([about] * len(table)), table], axis=1))
+                print(table.to_string(index=False), flush=True)
+        every = pd.concat(tables, ignore_index=True)
+        if chosen.record:
+            about = {"nodes": chosen.nodes, "app": app_settings(), "runs": RECORDED}
+            record("flower-deployment", about, every)
+            record("flower-startup", about, pd.DataFrame(deployment.phases))
+        if not every["max_difference"].max() <= TOLERANCE:
+            sys.exit(f"The weights are further from those of one process than {TOLERANCE:g}.")
+    except (DeploymentFailed, ValueError) as error:
+        sys.exit(f"{error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+
+
+if __name__ == "__main__":
+    main()
