@@ -53,7 +53,8 @@ class PlannedStrategy(Strategy):
                 f"{type(experiment.algorithm).__name__} cannot go on from round {self.state.round} in a new run: what "
                 "its clients remember stayed with the old run. Start at round 0, in another output folder."
             )
-        self.hosts: dict[int, int] = {}  # partition-id -> node
+        self.hosts: dict[int, int] = {}  # partition-id -> node; the last that came, where two say the same
+        self.met: set[int] = set()  # nodes that have said what they host
         self.num_partitions = 0
         self.asked: dict[int, dict[int, Job]] = {}  # node -> client -> its job of this round
         self.remembered: dict[int, int] = {}  # client -> round of its last reply that was used
@@ -95,14 +96,16 @@ class PlannedStrategy(Strategy):
         refusals: list[str] = []
         while True:
             present = set(grid.get_node_ids())
-            new = [Message(RecordDict(), node, "query.whoami") for node in present - set(self.hosts.values())]
+            new = [Message(RecordDict(), node, "query.whoami") for node in present - self.met]
             left = began + self.round_seconds - time.monotonic()
             for answer in grid.send_and_receive(new, timeout=max(left, 1.0)) if new else []:
                 if answer.has_error():
                     refusals.append(answer.error.reason or "")
                     continue
                 place = answer.content["place"]
-                self.hosts[place["partition-id"]] = answer.metadata.src_node_id
+                node = answer.metadata.src_node_id
+                self.met.add(node)
+                self.hosts[place["partition-id"]] = node
                 self.num_partitions = place["num-partitions"]
             missing = sorted(set(range(self.num_partitions)) - set(self.hosts))
             if not first or (self.hosts and not missing):
