@@ -253,6 +253,7 @@ def rerun(profile: Profile) -> list[Experiment]:
 
 BOOK: dict[str, Callable[[Profile], list[Experiment]]] = {
     "choose_lr": choose_lr,
+    "lr_edges": lr_edges,
     "choose_mu": choose_mu,
     "side_by_side": side_by_side,
     "iid": iid,
@@ -272,7 +273,6 @@ BOOK: dict[str, Callable[[Profile], list[Experiment]]] = {
 """Every recorded sweep of the book by name."""
 
 PLANNED: dict[str, Callable[[Profile], list[Experiment]]] = {
-    "lr_edges": lr_edges,
     "mu_grid_0": partial(mu_grid, fraction=0.0),
     "smaller_steps_0": partial(smaller_steps, fraction=0.0),
     "iid_0": partial(iid_at, fraction=0.0),
