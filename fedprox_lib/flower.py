@@ -172,7 +172,7 @@ def _train(message: Message, context: Context, e: Experiment, backend: Backend) 
             if context.state.get(f"round {k}", {}).get("round") == remembered:
                 memory = params_of(context.state[f"memory {k}"])
             else:
-                notes[str(k)] = f"what it remembers is not of round {remembered}, its last that counted; it started anew"
+                notes[str(k)] = f"what it remembers is not of round {remembered}, the last that counted; it began anew"
         job = Job(w_t, ClientWork(k, False, len(rows), order, sizes), e.work.lr, e.algorithm, numbers, server, memory)
         try:
             [w] = backend(f.model, f.train, [job])
