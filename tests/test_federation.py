@@ -182,3 +182,26 @@ def test_every_round_has_the_weights_of_one_process(four_nodes, settings):
     assert len(table) == settings["rounds"]
     assert (table["used"] == table["asked"]).all()
     assert table["max_difference"].max() <= federation.TOLERANCE
+
+
+@pytest.mark.federation
+def test_a_run_that_fails_shows_what_its_serverapp_said(four_nodes):
+    with pytest.raises(DeploymentFailed, match="On Flower a round is one exchange"):
+        four_nodes.run({"algorithm": "FedDane"}, 180)
+
+
+# --- what is asked for ---------------------------------------------------------------------------
+
+
+def test_settings_are_read_as_flower_reads_them():
+    wanted = {"algorithm": "FedAvg", "rounds": 5, "lr": 0.1}
+    assert federation.settings_of("algorithm='FedAvg' rounds=5 lr=0.1") == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("round=5", "no setting of the app: round"), ("algorithm='FedX'", "algorithm must be"), ("mu=-1", "mu >= 0")],
+)
+def test_wrong_settings_are_refused_before_anything_starts(text, why):
+    with pytest.raises(ValueError, match=why):
+        federation.settings_of(text)
