@@ -74,4 +74,4 @@ pins: $(READY)  ## write constraints.txt from what is installed
 	$(BIN)/python -m tools.pin_versions
 
 clean:  ## remove what was built (the virtual environment and the records stay)
-	rm -rf _build .pytest_cache .mypy_cache .ruff_cache benchmarks/.work
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache benchmarks/.work .federation

@@ -85,6 +85,8 @@ class Deployment(Processes):
     def __init__(
         self, nodes: int = 4, *, below: Path = ROOT / ".federation", keep: bool = False, say: Callable = print
     ) -> None:
+        if nodes < 1:
+            raise ValueError(f"nodes must be >= 1, got {nodes}.")
         super().__init__(below)
         self.num_nodes, self.below, self.keep, self.say = nodes, below, keep, say
         self.nodes: dict[str, subprocess.Popen] = {}

@@ -66,6 +66,16 @@ RECORDED = [
 """What ``--record`` runs: half of every cohort are stragglers, 2,000 rows on 100 clients, 10 a round."""
 
 
+def settings_of(text: str) -> dict[str, Any]:
+    """What ``--set`` says, as ``flwr run --run-config`` reads it. A wrong one is refused before anything starts."""
+    pairs = re.findall(r"(\w+)=('[^']*'|\S+)", text)
+    settings = tomllib.loads("\n".join(f"{name} = {value}" for name, value in pairs))
+    if unknown := sorted(settings.keys() - app_settings().keys()):
+        raise ValueError(f"no setting of the app: {', '.join(unknown)}. They are {', '.join(app_settings())}.")
+    from_settings(app_settings() | settings)
+    return settings
+
+
 def main() -> None:
     """Run the book's app on a SuperLink and SuperNodes of this machine, and compare it with one process."""
     parser = argparse.ArgumentParser(prog="python -m tools.federation", description=main.__doc__)
@@ -74,16 +84,13 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the logs where they are")
     parser.add_argument("--record", action="store_true", help="run what the book shows, and write its tables")
     chosen = parser.parse_args()
-    pairs = [re.findall(r"(\w+)=('[^']*'|\S+)", text) for text in chosen.set or ["rounds=3"]]
-    wanted = [tomllib.loads("\n".join(f"{name} = {value}" for name, value in run)) for run in pairs]
     try:
+        wanted = RECORDED if chosen.record else [settings_of(text) for text in chosen.set or ["rounds=3"]]
         if chosen.record:
             require_recordable("flower-deployment", "flower-startup")
-        for settings in wanted:
-            from_settings(app_settings() | settings)  # a wrong one is refused before anything starts
         tables = []
         with Deployment(chosen.nodes, keep=chosen.keep) as deployment:
-            for settings in RECORDED if chosen.record else wanted:
+            for settings in wanted:
                 run = deployment.run(settings)
                 e, table = run.experiment, compare(run)
                 about = {"algorithm": type(e.algorithm).__name__, "model": e.model, "nodes": chosen.nodes}

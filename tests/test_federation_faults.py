@@ -1,0 +1,267 @@
+"""What is left of a federation when something fails: a stranger comes, a SuperNode is killed, the SuperLink is killed.
+
+Each runs the real thing, with TLS and authentication (``make test-federation``). With FEDPROX_RECORD=1 they are also
+recorded, as the table ``flower-faults-deployment``.
+"""
+
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fedprox_lib.federation import Federation
+from fedprox_lib.plan import Planner
+from tools import federation, federation_keys
+from tools.deployment import Deployment
+from tools.processes import until
+
+pytestmark = [
+    pytest.mark.federation,
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc"),
+]
+SMALL = {"algorithm": "FedProx", "epochs": 1, "round_seconds": 240.0}
+COLUMNS = ("fault", "done", "happened", "seconds", "used", "asked", "rounds", "max_difference")
+"""``seconds``, and how many ``used`` of the ``asked`` clients, are of the round of the fault (where the SuperLink is
+killed, from then to the round's end); ``rounds`` are those in which clients are missing; ``max_difference`` is to one
+process in which just these clients are left out of just these rounds."""
+
+
+def assert_nothing_is_left(deployment):
+    assert deployment.pids() == [] and deployment.open_ports() == []
+    assert not deployment.folder.exists()
+
+
+@pytest.fixture(scope="module")
+def report():
+    """Takes a row a fault."""
+    rows = []
+    if record := os.environ.get("FEDPROX_RECORD") == "1":
+        federation.require_recordable("flower-faults-deployment")
+    yield lambda *row: rows.append(dict(zip(COLUMNS, row, strict=True)))
+    if record and len(rows) == 6:  # all of them, or none
+        about = {"app": federation.app_settings(), "changed": SMALL}
+        federation.record("flower-faults-deployment", about, pd.DataFrame(rows))
+
+
+@pytest.fixture(scope="module")
+def three_nodes():
+    with Deployment(3) as deployment:
+        yield deployment
+    assert_nothing_is_left(deployment)
+
+
+# --- the SuperLink is killed ---------------------------------------------------------------------
+
+
+def test_a_killed_superlink_costs_a_round_and_the_weights_end_the_same(report):
+    with Deployment(2) as deployment:
+        first = deployment.begin(SMALL | {"rounds": 20})
+        first.reach(12, 900)
+        time.sleep(3)  # into round 13
+        os.kill(deployment.superlink.pid, signal.SIGKILL)
+        deployment.superlink.wait()
+        killed = time.monotonic()
+        until(lambda: first.process.poll() is not None, 90, "the end of flwr run", first.log)
+        assert first.round < 20
+        until(
+            lambda: all("Connection attempt failed" in deployment.said(name) for name in deployment.nodes)
+            or any(node.poll() is not None for node in deployment.nodes.values()),
+            90, "a SuperNode that misses its server", deployment.log("node-0"),
+        )  # fmt: skip
+        deployment.start_superlink()
+        up = time.monotonic() - killed
+        names = list(deployment.nodes)
+        until(
+            lambda: all("Connection successful" in deployment.said(name) for name in names)
+            or any(node.poll() is not None for node in deployment.nodes.values()),
+            120, "the SuperNodes", deployment.log("node-0"),
+        )  # fmt: skip
+        gone = {name: node.returncode for name, node in deployment.nodes.items() if node.poll() is not None}
+        for name in gone:
+            deployment.start_node(name, names.index(name))
+            deployment.await_online(name)
+        connected = time.monotonic() - killed
+        stopped_at = first.round
+        second = deployment.begin(SMALL | {"rounds": 20}, output=first.output)
+        second.reach(stopped_at + 1, 300)
+        resumed = time.monotonic() - killed
+        second.wait(900)
+        table = federation.compare(second)
+        assert list(table["round"]) == list(range(1, 21))
+        assert (table["used"] == table["asked"]).all()
+        assert table["max_difference"].max() == 0
+        nodes = f"the SuperNodes exit ({gone}) and are started again" if gone else "the SuperNodes wait for it"
+        row = table.to_dict("records")[stopped_at]
+        report(
+            f"SuperLink killed (-9) in round {stopped_at + 1} of 20", "restarted with its database; the same flwr run",
+            f"flwr run ends with code {first.process.returncode}; {nodes}: server up after {up:.0f} s, nodes "
+            f"connected after {connected:.0f} s; the run goes on at round {stopped_at + 1}",
+            round(resumed, 1), row["used"], row["asked"], "none", table["max_difference"].max(),
+        )  # fmt: skip
+    assert_nothing_is_left(deployment)
+
+
+# --- who is let in -------------------------------------------------------------------------------
+
+
+def ended(deployment, name, seconds=60):
+    """How a SuperNode ended: the reason that it gives."""
+    process = deployment.nodes[name]
+    until(lambda: process.poll() is not None, seconds, f"the end of {name}", deployment.log(name))
+    said = re.sub(r"\x1b\[\d+m", "", deployment.said(name))
+    return process.returncode, said
+
+
+def test_strangers_are_refused_and_the_federation_goes_on(three_nodes, tmp_path, report):
+    run = three_nodes.begin(SMALL | {"rounds": 2})
+    run.reach(1, 300)
+    began = time.monotonic()
+    three_nodes.start_node("stranger", 0)
+    code, said = ended(three_nodes, "stranger")
+    refused = time.monotonic() - began
+    assert code != 0 and "Exit Code: 305" in said and "code: 2004" in said
+    assert "SuperNode ID" not in said
+
+    federation_keys.write_certificates(tmp_path)  # of another authority
+    three_nodes.register("misled")
+    began = time.monotonic()
+    three_nodes.start_node("misled", 0, ca=tmp_path / "ca.pem")
+    code, wrong = ended(three_nodes, "misled")
+    refuses = time.monotonic() - began
+    assert code != 0 and "Exit Code: 305" in wrong and "certificate verify failed" in wrong
+
+    run.wait(300)
+    table = federation.compare(run)
+    assert list(table["used"]) == [10, 10] and table["max_difference"].max() == 0
+    last = table.to_dict("records")[-1]
+    for fault, happened in (
+        ("a key that nobody registered", f"refused after {refused:.0f} s: exit 305, error 2004"),
+        (
+            "another authority's certificate",
+            f"it refuses the server after {refuses:.0f} s: exit 305, wrong certificate",
+        ),
+    ):
+        report(fault, "a SuperNode started with it in round 2", happened, round(last["seconds"], 1), last["used"],
+               last["asked"], "none", last["max_difference"])  # fmt: skip
+
+
+# --- a SuperNode is killed -----------------------------------------------------------------------
+
+
+@dataclass
+class Without:
+    """A plan producer that leaves clients out of rounds."""
+
+    planner: Planner
+    missing: dict[int, set[int]]
+
+    def round_plan(self, t):
+        plan = self.planner.round_plan(t)
+        return replace(plan, cohort=tuple(w for w in plan.cohort if w.client not in self.missing.get(t, set())))
+
+
+def missed(run):
+    """Which clients the run's own rows say were missed, by round."""
+    found = {
+        row["round"]: {int(k) for k in re.findall(r"client (\d+)", "; ".join(row["problems"]))} for row in run.rows()
+    }
+    return {t: clients for t, clients in found.items() if clients}
+
+
+def difference_without(run, missing):
+    """To one process in which these clients were left out of these rounds."""
+    made = Federation.of(run.experiment)
+    return federation.compare(run, replace(made, planner=Without(made.planner, missing)))
+
+
+def kill_in_round(deployment, run, name, t):
+    """kill -9 a SuperNode while its client works in round t. Returns when it was."""
+    run.reach(t - 1, 300)
+    seen = deployment.said(name).count("Start `flwr-clientapp` process")
+    until(
+        lambda: deployment.said(name).count("Start `flwr-clientapp` process") > seen or run.round >= t,
+        120, "work in the round", deployment.log(name),
+    )  # fmt: skip
+    assert run.round == t - 1
+    os.kill(deployment.nodes[name].pid, signal.SIGKILL)
+    deployment.nodes[name].wait()
+    return time.monotonic()
+
+
+def cohort_on(run, t, partition_id, nodes):
+    """The clients of a round's cohort that a node hosts."""
+    plan = Federation.of(run.experiment).planner.round_plan(t)
+    return {work.client for work in plan.cohort if work.client % nodes == partition_id}
+
+
+@pytest.mark.parametrize("pause", [0, 75], ids=["at once", "after 75 s"])
+def test_a_killed_node_comes_back_with_its_key_but_only_after_its_time_is_up(three_nodes, report, pause):
+    """And if it is back before the ServerApp has asked again, nobody ever says that its answer is lost.
+
+    So the bound of a round is what ends it: without one, the run would wait for ever. A node that takes its time is
+    missed first, and its clients of that round are given up after a minute.
+    """
+    run = three_nodes.begin(SMALL | {"rounds": 5 if pause else 4, "round_seconds": 120.0})
+    killed = kill_in_round(three_nodes, run, "node-1", 2)
+    refusals = []
+    while True:
+        three_nodes.start_node("node-1", 1)
+        process = three_nodes.nodes["node-1"]
+        until(
+            lambda p=process: p.poll() is not None or "SuperNode ID" in three_nodes.said("node-1"),
+            60, "node-1", three_nodes.log("node-1"),
+        )  # fmt: skip
+        after = time.monotonic() - killed
+        if process.poll() is None:
+            break
+        refusals.append((after, ended(three_nodes, "node-1")[1]))
+        assert after < 150, refusals[-1]
+        time.sleep(max(pause - after, 0))
+    run.wait(400)
+    assert refusals and all("Exit Code: 305" in said and "code: 2004" in said for _, said in refusals)
+
+    missing = missed(run)
+    assert missing[2] == cohort_on(run, 2, 1, 3) and set(missing) <= {2, 3, 4}
+    assert all(clients == cohort_on(run, t, 1, 3) for t, clients in missing.items())
+    assert run.experiment.rounds not in missing
+    table = difference_without(run, missing)
+    assert table["max_difference"].max() <= federation.TOLERANCE
+    row = table.to_dict("records")[1]
+    told = any("code 5" in problem for problem in run.rows()[1]["problems"])
+    assert told if pause else told or 110 < row["seconds"] < 140
+    end = "the SuperLink reported the loss (error 5)" if told else "nobody reported the loss: the bound ended the round"
+    again = f"at once, and after {pause} s" if pause else "again and again"
+    report(
+        "SuperNode killed (-9) in round 2",
+        f"restarted with the same key, {again}",
+        f"refused until its time was up: {len(refusals)} times, first after {refusals[0][0]:.0f} s (exit 305, error "
+        f"2004); let in after {after:.0f} s; {end}",
+        round(row["seconds"], 1), row["used"], row["asked"], ", ".join(map(str, missing)),
+        table["max_difference"].max(),
+    )  # fmt: skip
+
+
+def test_a_killed_node_is_replaced_at_once_by_one_with_another_key(three_nodes, report):
+    three_nodes.register("spare")
+    run = three_nodes.begin(SMALL | {"rounds": 3})
+    killed = kill_in_round(three_nodes, run, "node-2", 2)
+    three_nodes.start_node("spare", 2)
+    three_nodes.await_online("spare")
+    joined = time.monotonic() - killed
+    run.wait(400)
+
+    missing = missed(run)
+    assert missing == {2: cohort_on(run, 2, 2, 3)}
+    table = difference_without(run, missing)
+    assert table["max_difference"].max() <= federation.TOLERANCE
+    row = table.to_dict("records")[1]
+    report(
+        "SuperNode killed (-9) in round 2", "another with another registered key and the same partition-id",
+        f"let in after {joined:.0f} s; hosts the clients from round 3 on",
+        round(row["seconds"], 1), row["used"], row["asked"], "2", table["max_difference"].max(),
+    )  # fmt: skip
