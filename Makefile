@@ -43,7 +43,7 @@ test: $(READY)  ## lint, types, unit tests, doctests, and every notebook in prof
 federation: $(READY)  ## run the app on a SuperLink and four SuperNodes here, compare it with one process
 	$(BIN)/python -m tools.federation
 
-test-federation: $(READY)  ## the same in tests, with nodes and server that are killed (15 minutes)
+test-federation: $(READY)  ## the same in tests, with nodes and a server that are killed (25 minutes)
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m federation tests --durations=0
 
 lab: $(READY)  ## open the notebooks in JupyterLab
