@@ -269,6 +269,7 @@ BOOK: dict[str, Callable[[Profile], list[Experiment]]] = {
     "mcmahan_iid_1": partial(mcmahan_iid, epochs=1),
     "mcmahan_iid_5": partial(mcmahan_iid, epochs=5),
     "fashion_90": partial(fashion, fraction=0.9),
+    "fashion_0": partial(fashion, fraction=0.0),
 }
 """Every recorded sweep of the book by name."""
 
@@ -276,7 +277,6 @@ PLANNED: dict[str, Callable[[Profile], list[Experiment]]] = {
     "mu_grid_0": partial(mu_grid, fraction=0.0),
     "smaller_steps_0": partial(smaller_steps, fraction=0.0),
     "iid_0": partial(iid_at, fraction=0.0),
-    "fashion_0": partial(fashion, fraction=0.0),
     "mu_grid_50": partial(mu_grid, fraction=0.5),
     "fashion_50": partial(fashion, fraction=0.5),
     "iid_50": partial(iid_at, fraction=0.5),
