@@ -544,8 +544,8 @@ def test_the_cnn_tells_the_same_story_on_other_images():
 
 
 def test_without_stragglers_mu_gains_the_cnn_nothing_on_other_images():
-    """ "Without stragglers it ends below FedAvg in each of the three, by less than a point: three replicates are too few
-    to call that a loss".
+    """ "Without stragglers it ends below FedAvg in each of the three, by less than a point: three replicates are too
+    few to call that a loss".
     """
     found = runs(sweeps.BOOK["fashion_0"])
     wide = 100 * statistics.final(found, "test_accuracy").pivot(index="seed", columns="arm", values="test_accuracy")
