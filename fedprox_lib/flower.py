@@ -14,6 +14,7 @@ Taught in "The same numbers on a real federation". Room: network. Needs the extr
 import logging
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,12 @@ def simulate_federation(experiment: Experiment, num_nodes: int = 10, **options: 
     Raises:
         FederationFailed: if it cannot go on.
     """
-    from flwr.simulation import run_simulation  # takes seconds to import, and only a simulation needs Ray
+    # Seconds to import, and only a simulation needs it. In a notebook without widgets two warnings come with it.
+    logging.getLogger("ray.widgets").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import ray  # noqa: F401
+    from flwr.simulation import run_simulation
 
     rounds: list[tuple[State, dict]] = []
     then = options.pop("on_round", _nothing)

@@ -1563,12 +1563,16 @@ def test_flower_gives_the_same_weights_to_the_last_bit(engines):
 
 
 def test_a_simulated_round_costs_little_and_a_deployed_one_is_nearly_all_start_up(engines):
-    """ "A simulated round costs little more than the computing in it, once Ray has started; a deployed round is nearly
-    all start-up of processes".
+    """ "Once Ray has started, a simulated round costs some tenths of a second more than its computing ... a deployed
+    round is nearly all start-up of processes"; "With enough to compute, two workers are faster than one process".
     """
     for _, run in engines[(engines["engine"] == "simulation") & (engines["nodes"] == 10)].iterrows():
         later = np.array(run["seconds"][1:]) - np.array(run["client_seconds"][1:]) / 2
-        assert np.median(later) < 1.5 and run["seconds"][0] > 10
+        assert 0 < np.median(later) < 1 and run["seconds"][0] > 10
+    heavy = engines[engines["experiment"] == "cnn, more work"].copy()
+    heavy["later"] = heavy["seconds"].map(lambda seconds: np.median(seconds[1:]))
+    by_engine = heavy.groupby("engine")["later"].median()
+    assert by_engine["simulation"] < by_engine["sequential"]
     deployed = table("flower-deployment")
     assert (deployed["client_seconds"] < 0.1 * deployed["seconds"]).all()
 

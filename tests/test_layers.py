@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "synthetic": {"numpy", "torch"}, "authors_plan": {"numpy"}, "authors": {"numpy", "torch", "tqdm"},
     "theory": {"pandas"}, "claims": {"numpy", "pandas", "yaml"}, "claim_statistics": {"numpy", "pandas"},
     "baselines": {"numpy", "torch"}, "audit_table": {"pandas", "tqdm"}, "audit_blog": {"numpy", "pandas"},
-    "audit_later": {"numpy", "pandas"}, "audit": {"pandas"}, "flower": {"flwr"}, "flower_server": {"flwr"},
+    "audit_later": {"numpy", "pandas"}, "audit": {"pandas"}, "flower": {"flwr", "ray"}, "flower_server": {"flwr"},
     "figures": {"numpy", "pandas", "matplotlib", "seaborn", "IPython"},
     "figures_speed": {"numpy", "pandas", "matplotlib"}, "figures_compare": {"numpy", "pandas", "matplotlib"},
     "figures_paper": {"numpy", "pandas", "matplotlib"},
