@@ -37,6 +37,14 @@ VERDICTS = {
 }
 """What the verdicts mean."""
 
+TITLES = {
+    "one_epoch_": "", "converged_": "", "mnist_per_pixel": "MNIST px", "mnist": "MNIST", "synthetic_iid": "IID",
+    "synthetic_0_0": "(0,0)", "synthetic_0.5_0.5": "(0.5,0.5)", "synthetic_1_1": "(1,1)", "synthetic": "(1,1)",
+}  # fmt: skip
+"""What pages call the data sets: px is each pixel scaled by itself, brackets are the paper's synthetic sets.
+
+Replaced in this order, the longer names first."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -179,13 +187,33 @@ def judge_all(profile: Profile, ids: Sequence[str] = ()) -> list[Judgement]:
     return [judge(claim, profile) for claim in load() if not ids or claim.id in ids]
 
 
-def scoreboard(judgements: Sequence[Judgement]) -> pd.DataFrame:
-    """One row a claim and data set: id, claim, data, effect, replicates, verdict, source."""
-    rows = []
-    for claim, verdict, found in judgements:
-        rows.append({"id": claim.id, "claim": claim.claim, "data": claim.data, "effect": effects(claim, found),
-                     "replicates": _counts(found), "verdict": verdict, "source": claim.source})  # fmt: skip
-    return pd.DataFrame(rows)
+def tables(judgements: Sequence[Judgement]) -> str:
+    """Markdown for a page: a table a claim, and folded below it what verdicts mean and how each claim was read."""
+    text = []
+    folded = [f"- *{verdict}*: {meaning}." for verdict, meaning in VERDICTS.items()]
+    folded.append("- MNIST px has each pixel scaled by itself; brackets and IID are the paper's synthetic sets.")
+    folded.append("- Final is the mean of the last 20 rounds, where a reading does not say otherwise.")
+    for name, rows_of in itertools.groupby(judgements, key=lambda judgement: judgement.claim.id):
+        group = list(rows_of)
+        claim = group[0].claim
+        rows = [
+            f"| {titled(c.data)} | {titled(effects(c, found)).replace('; ', '<br>')} | {_counts(found)} | **{v}** |"
+            for c, v, found in group
+        ]
+        head = "| data | effect [95 %] | replicates | verdict |\n|:---|:---|:---|:---|"
+        text += [f"**{name}.** {claim.claim}", "\n".join([head, *rows])]
+        folded.append(f"- {name}, from {claim.source}. {claim.reading or claim.not_run.capitalize()}")
+    text.append(f"Recompute a row: `make claims ID={judgements[0].claim.id}`.")
+    return "\n\n".join(
+        [*text, "```{dropdown} What the verdicts mean, and how each claim was read", "\n".join(folded) + "\n```"]
+    )
+
+
+def titled(text: str) -> str:
+    """A text with the pages' names of data sets in it, whatever sweep they stand in."""
+    for data, title in TITLES.items():
+        text = text.replace(data, title)
+    return text
 
 
 def _interval(claim: Claim, found: np.ndarray) -> tuple[float, float, float]:

@@ -288,3 +288,18 @@ def test_the_table_behind_c17_and_c18_rho_is_found_by_its_name(tmp_path, capsys)
     smoke = replace(profile.get("smoke"), store=tmp_path)
     judged = {claim.id: parts for claim, _, parts in claims.judge_all(smoke, ["C17", "C18-rho"])}
     assert len(judged["C17"]) == len(judged["C18-rho"]) == 4
+
+
+def test_a_page_shows_every_verdict_and_how_each_claim_was_read():
+    judged = claims.judge_all(profile.get("published"), ["C5", "C5-mu", "C14-mu", "C-femnist"])
+    text = claims.tables(judged)
+    for claim, verdict, parts in judged:
+        [row] = [
+            line
+            for line in text.split(f"**{claim.id}.** {claim.claim}")[1].split("**C")[0].splitlines()
+            if line.startswith(f"| {claims.titled(claim.data)} |") and line.endswith(f"| **{verdict}** |")
+        ]
+        assert row.count("[") == len(parts)
+        assert f"- {claim.id}, from {claim.source}. {claim.reading or claim.not_run.capitalize()}" in text
+    assert not any(name in text for name in claims.TITLES if "_" in name)
+    assert all("_" not in claims.titled(claim.data) for claim in claims.load())

@@ -20,25 +20,6 @@ PAGE = Path(__file__).resolve().parent.parent / "book" / "scoreboard.md"
 SIGNS = {"reproduced": "●", "partly": "◐", "not reproduced": "○", "contradicted": "✕", "not run": "–"}
 """Before a verdict, so that a column of them can be scanned."""
 
-NAMES = {
-    "mnist": "MNIST",
-    "mnist_per_pixel": "MNIST px",
-    "synthetic": "(1,1)",
-    "synthetic_iid": "IID",
-    "synthetic_0_0": "(0,0)",
-    "synthetic_0.5_0.5": "(0.5,0.5)",
-    "synthetic_1_1": "(1,1)",
-    "": "",
-}
-"""What the page calls the data sets of ``claims.yml``."""
-
-
-def title(data: str) -> str:
-    """The name of a data set, whatever sweep it stands in."""
-    for prefix in ("one_epoch_", "converged_"):
-        data = data.removeprefix(prefix)
-    return NAMES[data]
-
 
 def text(judgements: list[Judgement]) -> str:
     """The page."""
@@ -62,7 +43,10 @@ def text(judgements: list[Judgement]) -> str:
 
 
 def _row(name: str, rows: list[Judgement]) -> str:
-    of = {verdict: [title(row.claim.data) for row in rows if row.verdict == verdict] for verdict in claims.VERDICTS}
+    of = {
+        verdict: [claims.titled(row.claim.data) for row in rows if row.verdict == verdict]
+        for verdict in claims.VERDICTS
+    }
     verdicts = "<br>".join(
         f"{SIGNS[verdict]} *{verdict}*" + (f": {', '.join(sets)}" if any(sets) else "")
         for verdict, sets in of.items()
@@ -83,10 +67,10 @@ def _details(rows: list[Judgement]) -> str:
         table = ["| data | part | effect and interval | replicates | verdict |", "|---|---|---|---|---|"]
         for row in rows:
             table += [
-                f"| {title(row.claim.data)} | {part['part']} | {claims.effect(row.claim, part)} | "
+                f"| {claims.titled(row.claim.data)} | {part['part']} | {claims.effect(row.claim, part)} | "
                 f"{part['replicates']} | {SIGNS[row.verdict]} {row.verdict} |"
                 for part in row.parts.to_dict("records")
-            ] or [f"| {title(row.claim.data)} | | | | {SIGNS['not run']} not run |"]
+            ] or [f"| {claims.titled(row.claim.data)} | | | | {SIGNS['not run']} not run |"]
         head.append("\n".join(table))
     return "\n\n".join(head)
 
