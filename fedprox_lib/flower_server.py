@@ -93,20 +93,16 @@ class PlannedStrategy(Strategy):
     def _meet(self, grid: Grid) -> set[int]:
         """The nodes that are there. New ones are asked what they host; before the first round, until all have come."""
         began, first = time.monotonic(), not self.hosts
-        refusals: list[str] = []
+        refusals: set[str] = set()
         while True:
             present = set(grid.get_node_ids())
             new = [Message(RecordDict(), node, "query.whoami") for node in present - self.met]
             left = began + self.round_seconds - time.monotonic()
             for answer in grid.send_and_receive(new, timeout=max(left, 1.0)) if new else []:
-                if answer.has_error():
-                    refusals.append(answer.error.reason or "")
-                    continue
-                place = answer.content["place"]
-                node = answer.metadata.src_node_id
-                self.met.add(node)
-                self.hosts[place["partition-id"]] = node
-                self.num_partitions = place["num-partitions"]
+                refusal = answer.error.reason if answer.has_error() else self._place(answer)
+                if refusal and refusal not in refusals:
+                    log.warning("a node is not used: %s", refusal)
+                    refusals.add(refusal)
             missing = sorted(set(range(self.num_partitions)) - set(self.hosts))
             if not first or (self.hosts and not missing):
                 return present
@@ -115,9 +111,25 @@ class PlannedStrategy(Strategy):
                     f"After {self.round_seconds:.0f} s {len(self.hosts)} of {self.num_partitions or 'all'} nodes came"
                     + (f", without partition-id {', '.join(map(str, missing))}" if missing else "")
                     + ". Start the missing SuperNodes, each with --node-config 'partition-id=... num-partitions=...'. "
-                    + " ".join(refusals)
+                    + " ".join(sorted(refusals))
                 )
             time.sleep(0.5)
+
+    def _place(self, answer: Message) -> str | None:
+        """Note which partition a node hosts, or say why it hosts none."""
+        node = answer.metadata.src_node_id
+        self.met.add(node)
+        try:
+            place, of = (int(answer.content["place"][name]) for name in ("partition-id", "num-partitions"))
+        except Exception as error:
+            return f"Node {node} does not say what it hosts ({error!r})."
+        if not 0 <= place < of or self.num_partitions not in (0, of):
+            return (
+                f"Node {node} says partition-id={place} num-partitions={of}: the first must be below the second, and "
+                "the second the same on every node."
+            )
+        self.hosts[place], self.num_partitions = node, of
+        return None
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
         """w_{t+1} from the replies that pass the checks; the others are counted."""
@@ -135,8 +147,9 @@ class PlannedStrategy(Strategy):
                 self.problems.append(f"a node failed with code {message.error.code}: {reason}")
                 continue
             jobs = waited.pop(message.metadata.src_node_id, {})
-            used |= _checked(message.content, jobs, self.federation, self.problems)
-            seconds += float(message.content.get("work", {}).get("seconds", 0.0))
+            replies_of_node, seconds_of_node = _checked(message.content, jobs, self.federation, self.problems)
+            used |= replies_of_node
+            seconds += seconds_of_node
         self.problems += [f"client {client}: no reply" for jobs in waited.values() for client in jobs]
         asked = sum(map(len, self.asked.values()))
         for problem in self.problems:
@@ -172,33 +185,50 @@ class PlannedStrategy(Strategy):
         """See :meth:`configure_evaluate`."""
 
 
-def _checked(content: RecordDict, jobs: dict[int, Job], f: Federation, problems: list[str]) -> dict[int, Reply]:
-    """The replies of a node that can be used, by client; what is wrong with the others goes to ``problems``."""
+def _checked(
+    content: RecordDict, jobs: dict[int, Job], f: Federation, problems: list[str]
+) -> tuple[dict[int, Reply], float]:
+    """A node's usable replies by client, and how long it worked; what is wrong with the others goes to ``problems``.
+
+    Whatever a node sends, it can cost no more than its own clients the round: anything that cannot be read is caught.
+    """
     try:
-        work, notes = content["work"], content["notes"]
+        work, notes = content["work"], {int(k): str(note) for k, note in content["notes"].items()}
         sent = dict(zip(work["clients"], work["num-examples"], strict=True))
-        trees = {k: [params_of(content[f"{kind} {k}"]) for kind in ("delta", "extra")] for k in sent}
-    except (KeyError, TypeError, ValueError) as error:
+        seconds = float(work["seconds"])
+    except Exception as error:
         problems += [f"client {k}: its node's reply cannot be read ({error!r})" for k in jobs]
-        return {}
+        return {}, 0.0
     problems += [f"client {k}: was not asked of the node that replied for it" for k in sent if k not in jobs]
-    problems += [f"client {k}: {notes.get(str(k), 'not in the reply of its node')}" for k in jobs if k not in sent]
     used = {}
-    for k in jobs.keys() & sent.keys():
-        expected, _ = simulate.reply_of(jobs[k], jobs[k].start)
-        reply = expected._replace(num_examples=sent[k], delta=trees[k][0], extra=trees[k][1])
-        held = len(f.partition.rows[k])
-        if [*map(_form, trees[k])] != [_form(expected.delta), _form(expected.extra)]:
-            problems.append(f"client {k}: sent {_form(reply.delta)} instead of {_form(expected.delta)}")
-        elif not (tree.all_finite(reply.delta) and tree.all_finite(reply.extra)):
-            problems.append(f"client {k}: its weights are not finite")
-        elif not 0 < reply.num_examples <= held:
-            problems.append(f"client {k}: says that it trained on {reply.num_examples} examples and holds {held}")
-        else:
-            used[k] = reply
-            if str(k) in notes:
-                problems.append(f"client {k}: {notes[str(k)]}")
-    return used
+    for k, job in jobs.items():
+        if k in sent:
+            try:
+                used[k] = _reply(content, job, sent[k], held=len(f.partition.rows[k]))
+            except ValueError as error:
+                problems.append(f"client {k}: {error}")
+                continue
+        if k in notes or k not in sent:
+            problems.append(f"client {k}: {notes.get(k, 'not in the reply of its node')}")
+    return used, seconds
+
+
+def _reply(content: RecordDict, job: Job, num_examples: float, held: int) -> Reply:
+    """One client's reply out of its node's, in the form that this server's own client would give it, or ValueError."""
+    k = job.work.client
+    expected, _ = simulate.reply_of(job, job.start)
+    try:
+        delta, extra = params_of(content[f"delta {k}"]), params_of(content[f"extra {k}"])
+    except Exception as error:
+        raise ValueError(f"its reply cannot be read ({error!r})") from error
+    for got, wanted in ((delta, expected.delta), (extra, expected.extra)):
+        if _form(got) != _form(wanted):
+            raise ValueError(f"sent {_form(got)} instead of {_form(wanted)}")
+        if not tree.all_finite(got):
+            raise ValueError("its weights are not finite")
+    if num_examples not in range(1, held + 1):
+        raise ValueError(f"says that it trained on {num_examples} examples and holds {held}")
+    return expected._replace(num_examples=int(num_examples), delta=delta, extra=extra)
 
 
 def require_one_exchange(e: Experiment) -> None:

@@ -1,5 +1,7 @@
 """Small federations for the tests: seconds, one thread, no network, and double precision where bits matter."""
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from fedprox_lib.algorithms import FedProx
 from fedprox_lib.data import Examples
 from fedprox_lib.experiment import Experiment
 from fedprox_lib.partition import IID, LabelShards
-from fedprox_lib.plan import LocalWork
+from fedprox_lib.plan import LocalWork, Planner
 from fedprox_lib.simulate import Job
 
 
@@ -55,3 +57,21 @@ def job_of():
         return Job(start, work, lr, algorithm, algorithm.numbers(), {}, {})
 
     return make
+
+
+@dataclass(frozen=True)
+class LeavingOut:
+    """A plan without some clients of some rounds."""
+
+    planner: Planner
+    missing: dict[int, set[int]]
+
+    def round_plan(self, t):
+        plan, missing = self.planner.round_plan(t), self.missing.get(t, set())
+        return replace(plan, cohort=tuple(work for work in plan.cohort if work.client not in missing))
+
+
+@pytest.fixture
+def without():
+    """Leave clients out of a federation's rounds: what these should come to if the clients' replies do not count."""
+    return lambda federation, missing: replace(federation, planner=LeavingOut(federation.planner, missing))

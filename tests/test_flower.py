@@ -5,7 +5,7 @@ Every test here runs Flower itself, with its Ray processes. Those that need minu
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -14,12 +14,12 @@ import torch
 flower = pytest.importorskip("fedprox_lib.flower", reason="needs the extra `flower`", exc_type=ImportError)
 
 from fedprox_lib import simulate  # noqa: E402
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAvg, FedDane, FedProx, Scaffold  # noqa: E402
+from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedDane, FedProx, Scaffold  # noqa: E402
 from fedprox_lib.experiment import Experiment  # noqa: E402
 from fedprox_lib.federation import Federation  # noqa: E402
 from fedprox_lib.flower_server import FederationFailed, PlannedStrategy  # noqa: E402
 from fedprox_lib.partition import IID, LabelShards  # noqa: E402
-from fedprox_lib.plan import LocalWork, Planner  # noqa: E402
+from fedprox_lib.plan import LocalWork  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -44,22 +44,15 @@ def processes() -> set[tuple[int, str]]:
     return found
 
 
-@dataclass(frozen=True)
-class LeavingOut:
-    """A plan without some clients: what a round should come to if their replies do not count."""
+@pytest.fixture
+def in_one_process(without):
+    """The states of all rounds, in which the replies of some clients do not count."""
 
-    planner: Planner
-    clients: frozenset[int]
+    def run(e: Experiment, leaving_out: set[int] = frozenset()) -> list:
+        federation = without(Federation.of(e), {t: leaving_out for t in range(1, e.rounds + 1)})
+        return [state for state, _ in simulate.simulate(e, federation=federation)][1:]
 
-    def round_plan(self, t):
-        plan = self.planner.round_plan(t)
-        return replace(plan, cohort=tuple(work for work in plan.cohort if work.client not in self.clients))
-
-
-def in_one_process(experiment: Experiment, leaving_out: set[int] = frozenset()) -> list:
-    federation = Federation.of(experiment)
-    federation = replace(federation, planner=LeavingOut(federation.planner, frozenset(leaving_out)))
-    return [state for state, _ in simulate.simulate(experiment, federation=federation)][1:]
+    return run
 
 
 def furthest(a: dict, b: dict) -> float:
@@ -81,7 +74,34 @@ def everybody() -> Experiment:
     )
 
 
-def test_bad_replies_are_refused_and_counted_and_the_round_goes_on():
+def spoil(content):
+    """What the clients of a node could send instead of what they computed."""
+    from flwr.app import Array, ArrayRecord, MetricRecord
+
+    work = content["work"]
+    hosted = list(work["clients"])
+    if 3 in hosted:
+        bias = content["delta 3"]["dense.bias"]
+        content["delta 3"] = ArrayRecord({"dense.weight": Array(torch.zeros(10, 99)), "x": bias})
+    if 4 in hosted:
+        work["clients"] = [7 if k == 4 else k for k in hosted]
+        for kind in ("delta", "extra"):
+            content[f"{kind} 7"] = content.pop(f"{kind} 4")
+    for client, forged in ((5, 0), (6, 26)):  # each holds 25 rows
+        if client in hosted:
+            counts = zip(hosted, work["num-examples"], strict=True)
+            work["num-examples"] = [forged if k == client else count for k, count in counts]
+    if 9 in hosted:
+        content["delta 9"] = MetricRecord({"dense.weight": 1.0})
+    if 10 in hosted:
+        content["delta 10"]["dense.weight"].data = b"cut off"
+    if 0 in hosted:
+        del work["seconds"]
+    if 15 in hosted:
+        content["work"] = ArrayRecord({})
+
+
+def test_bad_replies_are_refused_and_counted_and_the_round_goes_on(in_one_process):
     def backend(model, train, jobs):
         [job] = jobs
         if job.work.client == 1:
@@ -90,39 +110,78 @@ def test_bad_replies_are_refused_and_counted_and_the_round_goes_on():
         return [{name: t * float("nan") for name, t in w.items()}] if job.work.client == 2 else [w]
 
     def forge(message, context, call_next):
-        from flwr.app import Array, ArrayRecord
-
         reply = call_next(message, context)
-        content = reply.content
-        if "work" in content and 3 in content["work"]["clients"]:
-            delta = content["delta 3"]
-            content["delta 3"] = ArrayRecord({"dense.weight": Array(torch.zeros(10, 99)), "x": delta["dense.bias"]})
-        if "work" in content and 4 in content["work"]["clients"]:
-            content["work"]["clients"] = [7 if k == 4 else k for k in content["work"]["clients"]]
-            for kind in ("delta", "extra"):
-                content[f"{kind} 7"] = content.pop(f"{kind} 4")
-        for client, forged in ((5, 0), (6, 51)):  # each holds 50 rows
-            if "work" in content and client in content["work"]["clients"]:
-                at = list(content["work"]["clients"]).index(client)
-                counts = list(content["work"]["num-examples"])
-                content["work"]["num-examples"] = counts[:at] + [forged] + counts[at + 1 :]
+        if "work" in reply.content:
+            spoil(reply.content)
         return reply
 
-    e = everybody()
-    rounds = flower.simulate_federation(e, 4, backend=backend, mods=[forge])
-    expected = in_one_process(e, leaving_out={1, 2, 3, 4, 5, 6})
+    e = replace(everybody(), partition=IID(num_clients=16), cohort_size=16)
+    rounds = flower.simulate_federation(e, 8, backend=backend, mods=[forge])  # clients k and k + 8 share a node
+    expected = in_one_process(e, leaving_out=set(range(16)) - {11, 12, 13, 14})
     for (state, row), alone in zip(rounds, expected, strict=True):
-        assert row["asked"] == 8 and row["used"] == 2  # clients 0 and 7
+        assert row["asked"] == 16 and row["used"] == 4
         assert furthest(state.params, alone.params) == 0
-        said = "\n".join(row["problems"])
-        assert "client 1: RuntimeError: out of battery" in said
-        assert "client 2: its weights are not finite" in said
-        assert "client 3: sent {'dense.weight': ('torch.float32', 10, 99)" in said
-        assert "client 7: was not asked of the node that replied for it" in said
-        assert "client 4: not in the reply of its node" in said
-        assert "client 5: says that it trained on 0 examples and holds 50" in said
-        assert "client 6: says that it trained on 51 examples and holds 50" in said
-        assert len(row["problems"]) == 7
+        problems = [
+            "client 0: its node's reply cannot be read (KeyError",
+            "client 1: RuntimeError: out of battery",
+            "client 2: its weights are not finite",
+            "client 3: sent {'dense.weight': ('torch.float32', 10, 99)",
+            "client 4: not in the reply of its node",
+            "client 5: says that it trained on 0 examples and holds 25",
+            "client 6: says that it trained on 26 examples and holds 25",
+            "client 7: was not asked of the node that replied for it",
+            "client 7: its node's reply cannot be read (",
+            "client 8: its node's reply cannot be read (KeyError",
+            "client 9: its reply cannot be read (",
+            "client 10: its reply cannot be read (",
+            "client 15: its node's reply cannot be read (",
+        ]
+        assert len(row["problems"]) == len(problems)
+        assert all(any(said.startswith(problem) for said in row["problems"]) for problem in problems)
+
+
+@pytest.mark.federation
+def test_nodes_that_talk_nonsense_about_what_they_host_are_named_before_the_first_round():
+    def forge(message, context, call_next):
+        reply = call_next(message, context)
+        if context.node_config["partition-id"] == 2:
+            del reply.content["place"]
+        elif context.node_config["partition-id"] == 3:
+            reply.content["place"]["partition-id"] = 4
+        return reply
+
+    with pytest.raises(FederationFailed) as failed:
+        flower.simulate_federation(everybody(), 4, mods=[forge], round_seconds=90.0)
+    said = str(failed.value)
+    assert "2 of 4 nodes came, without partition-id 2, 3" in said
+    assert "does not say what it hosts (KeyError" in said
+    assert "says partition-id=4 num-partitions=4: the first must be below the second, and the second the same" in said
+
+
+def test_a_client_whose_reply_was_refused_begins_anew_and_its_node_says_so(without):
+    """Its node remembers round 2 of SCAFFOLD, and the server round 1, the last that counted."""
+
+    def forge(message, context, call_next):
+        reply = call_next(message, context)
+        if "work" in reply.content and message.content["todo"]["round"] == 2:
+            work = reply.content["work"]
+            counts = zip(work["clients"], work["num-examples"], strict=True)
+            work["num-examples"] = [0 if k == 5 else count for k, count in counts]
+        return reply
+
+    e = replace(everybody(), algorithm=Scaffold(), rounds=4)
+    rounds = flower.simulate_federation(e, 4, mods=[forge])
+    federation = without(Federation.of(e), {2: {5}})
+    alone = [state for state, _ in simulate.simulate(replace(e, rounds=2), federation=federation)]
+    forgotten = alone[2]._replace(memories={k: m for k, m in alone[2].memories.items() if k != 5})
+    alone += [state for state, _ in simulate.simulate(e, federation=federation, state=forgotten)]
+    assert [furthest(state.params, one.params) for (state, _), one in zip(rounds, alone[1:], strict=True)] == [0] * 4
+    assert [(row["used"], row["problems"]) for _, row in rounds] == [
+        (8, []),
+        (7, ["client 5: says that it trained on 0 examples and holds 50"]),
+        (8, ["client 5: what it remembers is not of round 1, the last that counted; it began anew"]),
+        (8, []),
+    ]
 
 
 def test_a_process_of_the_simulation_that_dies_ends_the_run_with_a_clear_message():
@@ -161,9 +220,16 @@ CNN = replace(LOGISTIC, model="cnn", rounds=2, work=LocalWork(epochs=1, batch_si
 
 
 @pytest.mark.federation
-@pytest.mark.parametrize("algorithm", [FedAvg(), FedProx(mu=0.1), Scaffold()], ids=lambda a: type(a).__name__)
-@pytest.mark.parametrize(("base", "num_nodes"), [(LOGISTIC, 2), (LOGISTIC, 10), (LOGISTIC, 100), (CNN, 2), (CNN, 10)])
-def test_simulation_gives_the_numbers_of_one_process(base, num_nodes, algorithm):
+@pytest.mark.parametrize(
+    ("algorithm", "base", "num_nodes"),
+    [
+        *((a, LOGISTIC, n) for n in (2, 10, 100) for a in (FedAvg(), FedProx(mu=0.1), Scaffold())),
+        *((a, CNN, n) for n in (2, 10) for a in (FedAvg(), FedProx(mu=0.1), Scaffold())),
+        *((a, LOGISTIC, 10) for a in (FedAvgM(), FedAdam())),
+    ],
+    ids=lambda value: getattr(value, "model", str(value).split("(")[0]),
+)
+def test_simulation_gives_the_numbers_of_one_process(algorithm, base, num_nodes, in_one_process):
     e = replace(base, algorithm=algorithm)
     rounds = flower.simulate_federation(e, num_nodes)
     assert len(rounds) == e.rounds
@@ -172,7 +238,7 @@ def test_simulation_gives_the_numbers_of_one_process(base, num_nodes, algorithm)
 
 
 @pytest.mark.federation
-def test_a_run_stopped_at_round_12_goes_on_to_the_same_weights(tmp_path):
+def test_a_run_stopped_at_round_12_goes_on_to_the_same_weights(tmp_path, in_one_process):
     e = replace(LOGISTIC, rounds=20)
 
     def pull_the_plug(state, row):
