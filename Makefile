@@ -44,7 +44,7 @@ federation: $(READY)  ## run the app on a SuperLink and four SuperNodes here, co
 	$(BIN)/python -m tools.federation
 
 test-federation: $(READY)  ## the same in tests, with nodes and a server that are killed (25 minutes)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m federation tests --durations=0
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -m federation tests --durations=10
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
