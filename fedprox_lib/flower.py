@@ -98,13 +98,8 @@ def make_apps(
             on_round(state, row)
 
         with training.use_threads(1):
-            strategy = PlannedStrategy(e, state, after_round, float(config.get("round_seconds", round_seconds)))
-            strategy.start(
-                grid,
-                ArrayRecord(strategy.state.params),
-                num_rounds=e.rounds - strategy.state.round,
-                timeout=strategy.round_seconds,
-            )
+            seconds = float(config.get("round_seconds", round_seconds))
+            PlannedStrategy(e, state, after_round, seconds).start(grid)
 
     @client.query("whoami")
     def whoami(message: Message, context: Context) -> Message:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
 from fedprox_lib import simulate, tree
 from fedprox_lib.experiment import Experiment
@@ -35,8 +34,30 @@ class FederationFailed(RuntimeError):
     """The federation cannot go on. The state of the last whole round is kept where one was asked to be kept."""
 
 
-class PlannedStrategy(Strategy):
+LOOK_SECONDS = 0.1
+"""How often to look for replies. Flower 1.41's own loop looks every 3 s on a deployment and so misses news: a killed
+node's work is reported lost only to who looks while the node is away, and one that is restarted again and again is away
+for a second or two."""
+
+
+def exchange(grid: Grid, messages: list[Message], seconds: float) -> list[Message]:
+    """Send messages and wait for their replies, the bound at most; those that did not come by then are left out."""
+    waiting = {number for number in grid.push_messages(messages) if number}  # none for what could not be sent
+    replies: list[Message] = []
+    end = time.monotonic() + seconds
+    while waiting and time.monotonic() < end:
+        came = list(grid.pull_messages(waiting))
+        replies += came
+        waiting -= {message.metadata.reply_to_message_id for message in came}
+        if waiting:
+            time.sleep(LOOK_SECONDS)
+    return replies
+
+
+class PlannedStrategy:
     """What the server does: send a round's jobs, check what comes back, aggregate in the order of clients.
+
+    Its two steps are named as those of Flower's strategies; the loop around them is its own, see :data:`LOOK_SECONDS`.
 
     Attributes:
         state: after the last round.
@@ -61,13 +82,13 @@ class PlannedStrategy(Strategy):
         self.problems: list[str] = []
         self.started = 0.0
 
-    def summary(self) -> None:
-        """Flower calls this at the start; the experiment speaks for itself."""
+    def start(self, grid: Grid) -> None:
+        """Run the rounds that are left."""
+        while self.state.round < self.experiment.rounds:
+            self.aggregate_train(exchange(grid, self.configure_train(grid), self.round_seconds))
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """One message for every node that hosts clients of the cohort. Rounds are counted by ``state``."""
+    def configure_train(self, grid: Grid) -> list[Message]:
+        """One message for every node that hosts clients of the cohort."""
         self.started, self.problems, self.asked = time.monotonic(), [], {}
         present = self._meet(grid)
         e, t = self.experiment, self.state.round + 1
@@ -78,7 +99,7 @@ class PlannedStrategy(Strategy):
                 self.asked.setdefault(node, {})[client] = job
             else:
                 self.problems.append(f"client {client}: the node that hosts it is away")
-        messages = []
+        messages, params = [], ArrayRecord(self.state.params)
         for node, jobs in self.asked.items():
             todo = {
                 "round": t,
@@ -86,7 +107,7 @@ class PlannedStrategy(Strategy):
                 "num-steps": [job.work.num_steps for job in jobs.values()],
                 "remembered": [self.remembered.get(client, 0) for client in jobs],
             }
-            content = {"params": arrays, "server": ArrayRecord(self.state.server), "todo": ConfigRecord(todo)}
+            content = {"params": params, "server": ArrayRecord(self.state.server), "todo": ConfigRecord(todo)}
             messages.append(Message(RecordDict(content), dst_node_id=node, message_type="train"))
         return messages
 
@@ -98,7 +119,7 @@ class PlannedStrategy(Strategy):
             present = set(grid.get_node_ids())
             new = [Message(RecordDict(), node, "query.whoami") for node in present - self.met]
             left = began + self.round_seconds - time.monotonic()
-            for answer in grid.send_and_receive(new, timeout=max(left, 1.0)) if new else []:
+            for answer in exchange(grid, new, max(left, 1.0)):
                 refusal = answer.error.reason if answer.has_error() else self._place(answer)
                 if refusal and refusal not in refusals:
                     log.warning("a node is not used: %s", refusal)
@@ -131,7 +152,7 @@ class PlannedStrategy(Strategy):
         self.hosts[place], self.num_partitions = node, of
         return None
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord, MetricRecord]:
+    def aggregate_train(self, replies: Iterable[Message]) -> None:
         """w_{t+1} from the replies that pass the checks; the others are counted."""
         t, waited = self.state.round + 1, dict(self.asked)
         used: dict[int, Reply] = {}
@@ -172,17 +193,8 @@ class PlannedStrategy(Strategy):
             one = tree.map(lambda w: w[None, None], self.state.params)
             loss, accuracy = f.model.evaluate_together(one, *f.test)
             row |= {"test_loss": float(loss), "test_accuracy": float(accuracy)}
+        log.info("round %s of %s: %s of %s replies used, %.1f s", t, e.rounds, len(used), asked, row["seconds"])
         self.on_round(self.state, row)
-        return ArrayRecord(self.state.params), MetricRecord({"used": len(used), "problems": len(self.problems)})
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Clients evaluate nothing here: the server has the test set."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
-        """See :meth:`configure_evaluate`."""
 
 
 def _checked(

@@ -174,10 +174,10 @@ def cohort_on(run, t, partition_id, nodes):
 def test_a_killed_node_comes_back_with_its_key_but_only_after_its_time_is_up(
     three_nodes, report, difference_without, again
 ):
-    """And if it is back before the ServerApp has asked again, nobody ever says that its answer is lost.
+    """Then its clients of that round are given up, after a minute.
 
-    So the bound of a round is what ends it: without one, the run would wait for ever. A node that takes its time is
-    missed first, and its clients of that round are given up after a minute.
+    If it is back before the ServerApp has looked, which is a matter of a tenth of a second, nobody ever says that its
+    answer is lost. Then the bound of a round is what ends it: without one, the run would wait for ever.
     """
     waits = again != "again and again"
     run = three_nodes.begin(SMALL | {"rounds": 8 if waits else 5, "round_seconds": 120.0})

@@ -46,10 +46,10 @@ def processes() -> set[tuple[int, str]]:
 
 @pytest.fixture
 def in_one_process(without):
-    """The states of all rounds, in which the replies of some clients do not count."""
+    """The states of all rounds, where the replies of some clients in some of them do not count."""
 
-    def run(e: Experiment, leaving_out: set[int] = frozenset()) -> list:
-        federation = without(Federation.of(e), {t: leaving_out for t in range(1, e.rounds + 1)})
+    def run(e: Experiment, leaving_out: dict[int, set[int]] | None = None) -> list:
+        federation = without(Federation.of(e), leaving_out or {})
         return [state for state, _ in simulate.simulate(e, federation=federation)][1:]
 
     return run
@@ -117,7 +117,7 @@ def test_bad_replies_are_refused_and_counted_and_the_round_goes_on(in_one_proces
 
     e = replace(everybody(), partition=IID(num_clients=16), cohort_size=16)
     rounds = flower.simulate_federation(e, 8, backend=backend, mods=[forge])  # clients k and k + 8 share a node
-    expected = in_one_process(e, leaving_out=set(range(16)) - {11, 12, 13, 14})
+    expected = in_one_process(e, dict.fromkeys(range(1, 4), set(range(16)) - {11, 12, 13, 14}))
     for (state, row), alone in zip(rounds, expected, strict=True):
         assert row["asked"] == 16 and row["used"] == 4
         assert furthest(state.params, alone.params) == 0
@@ -156,6 +156,21 @@ def test_nodes_that_talk_nonsense_about_what_they_host_are_named_before_the_firs
     assert "2 of 4 nodes came, without partition-id 2, 3" in said
     assert "does not say what it hosts (KeyError" in said
     assert "says partition-id=4 num-partitions=4: the first must be below the second, and the second the same" in said
+
+
+@pytest.mark.federation
+def test_a_node_that_takes_too_long_is_missed_for_the_round_and_back_in_the_next(in_one_process):
+    def dawdle(message, context, call_next):
+        reply = call_next(message, context)
+        if "work" in reply.content and message.content["todo"]["round"] == 2 and 3 in reply.content["work"]["clients"]:
+            time.sleep(70)
+        return reply
+
+    rounds = flower.simulate_federation(everybody(), 4, mods=[dawdle], round_seconds=60.0)
+    expected = in_one_process(everybody(), {2: {3, 7}})
+    assert [furthest(state.params, alone.params) for (state, _), alone in zip(rounds, expected, strict=True)] == [0] * 3
+    assert [row["problems"] for _, row in rounds] == [[], ["client 3: no reply", "client 7: no reply"], []]
+    assert 60 <= rounds[1][1]["seconds"] < 65
 
 
 def test_a_client_whose_reply_was_refused_begins_anew_and_its_node_says_so(without):
