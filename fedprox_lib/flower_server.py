@@ -46,11 +46,10 @@ def exchange(grid: Grid, messages: list[Message], seconds: float) -> list[Messag
     replies: list[Message] = []
     end = time.monotonic() + seconds
     while waiting and time.monotonic() < end:
+        time.sleep(LOOK_SECONDS)
         came = list(grid.pull_messages(waiting))
         replies += came
         waiting -= {message.metadata.reply_to_message_id for message in came}
-        if waiting:
-            time.sleep(LOOK_SECONDS)
     return replies
 
 
@@ -181,14 +180,8 @@ class PlannedStrategy:
         e, f = self.experiment, self.federation
         in_order = [used[client] for client in sorted(used)]
         self.state = simulate.aggregate(self.state, t, in_order, e.algorithm, f.partition.num_clients)
-        row = {
-            "round": t,
-            "asked": asked,
-            "used": len(used),
-            "problems": self.problems,
-            "seconds": time.monotonic() - self.started,
-            "client_seconds": seconds,
-        }
+        row: dict[str, Any] = {"round": t, "asked": asked, "used": len(used), "problems": self.problems}
+        row |= {"seconds": time.monotonic() - self.started, "client_seconds": seconds}
         if t % e.evaluation.every == 0 or t == e.rounds:
             one = tree.map(lambda w: w[None, None], self.state.params)
             loss, accuracy = f.model.evaluate_together(one, *f.test)

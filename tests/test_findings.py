@@ -1563,18 +1563,20 @@ def test_flower_gives_the_same_weights_to_the_last_bit(engines):
 
 
 def test_a_simulated_round_costs_little_and_a_deployed_one_is_nearly_all_start_up(engines):
-    """ "Once Ray has started, a simulated round costs some tenths of a second more than its computing ... a deployed
-    round is nearly all start-up of processes"; "With enough to compute, two workers are faster than one process".
+    """ "Flower takes most of it to start"; "Once Ray has started, a simulated round costs some tenths of a second more
+    than its computing ... a deployed round is nearly all start-up of processes for the regression, and mostly for the
+    CNN"; "With enough to compute, two workers are faster than one process".
     """
     for _, run in engines[(engines["engine"] == "simulation") & (engines["nodes"] == 10)].iterrows():
         later = np.array(run["seconds"][1:]) - np.array(run["client_seconds"][1:]) / 2
-        assert 0 < np.median(later) < 1 and run["seconds"][0] > 10
+        assert 0 < np.median(later) < 1 and run["seconds"][0] > sum(run["seconds"][1:])
     heavy = engines[engines["experiment"] == "cnn, more work"].copy()
     heavy["later"] = heavy["seconds"].map(lambda seconds: np.median(seconds[1:]))
     by_engine = heavy.groupby("engine")["later"].median()
     assert by_engine["simulation"] < by_engine["sequential"]
     deployed = table("flower-deployment")
-    assert (deployed["client_seconds"] < 0.1 * deployed["seconds"]).all()
+    share = (deployed["client_seconds"] / deployed["seconds"]).groupby(deployed["model"]).max()
+    assert share["logistic"] < 0.02 and share["cnn"] < 0.25
 
 
 def test_the_benchmark_of_the_federation_was_quiet(engines):
@@ -1584,10 +1586,11 @@ def test_the_benchmark_of_the_federation_was_quiet(engines):
 
 def test_every_fault_of_the_deployment_was_run():
     """ "Each was run for real; the table says what was seen"; "a SuperNode that was killed cannot come back with its
-    own key before the server has noticed its absence, which takes about a minute".
+    own key before the server has noticed its absence, which takes up to a minute".
     """
     faults = table("flower-faults-deployment")
     assert len(faults) == 6 and (faults["max_difference"] == 0).all()
     same_key = faults[faults["done"].str.contains("same key")]["happened"]
     assert same_key.str.startswith("refused until its time was up").all() and len(same_key) == 2
-    assert all(45 < float(re.search(r"let in after (\d+) s", said)[1]) < 120 for said in same_key)
+    # A node counts as away 60 s after its last heartbeat, which comes every 30 s.
+    assert all(30 < float(re.search(r"let in after (\d+) s", said)[1]) < 65 for said in same_key)
