@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt hatch_build.py
 		echo "Python could not make $(VENV). On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@# torch first: where pip is offered a CPU build, everything after it keeps that one.
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks,book,flower,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks,build,flower,dev]'
 	@touch $@
 
 book: $(READY)  ## run every notebook, build the book into _build/html, check it
@@ -37,7 +37,7 @@ test: $(READY)  ## lint, types, unit tests, doctests, and every notebook in prof
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	FEDPROX_PROFILE=smoke OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest \
-		tests fedprox_lib --doctest-modules --durations=5 -m "not federation" \
+		tests fedprox_lib fedprox_book --doctest-modules --durations=5 -m "not federation" \
 		--nbmake notebooks --nbmake-timeout=120 --nbmake-kernel=python3
 
 federation: $(READY)  ## run the app on a SuperLink and four SuperNodes here, compare it with one process
@@ -50,12 +50,12 @@ lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
 results: $(READY)  ## train what the records lack (resumable, hours), or ONLY=paper for its own experiments
-	$(BIN)/python -m fedprox_lib.results $(if $(ONLY),--only $(ONLY))
-	$(if $(filter book,$(ONLY)),,$(BIN)/python -m fedprox_lib.theory)
+	$(BIN)/python -m fedprox_book.make $(if $(ONLY),--only $(ONLY))
+	$(if $(filter book,$(ONLY)),,$(BIN)/python -m fedprox_book.paper.theory)
 	$(if $(ONLY),,$(BIN)/python -m tools.build_book --profile paper --execute-only)
 
 claims: $(READY)  ## print every claim of the paper with its interval and verdict, or part by part with ID=C3
-	$(BIN)/python -m fedprox_lib.claims $(ID)
+	$(BIN)/python -m fedprox_book.paper.claims $(ID)
 
 check-book: $(READY)  ## open every built page in headless Chromium, without a network
 	$(BIN)/python -m tools.check_book

@@ -1,4 +1,4 @@
-"""Puts the committed records into the wheel: results/ becomes fedprox_lib/_results.
+"""Puts the committed records into the wheel: results/ becomes fedprox_book/_results.
 
 A reader who installed the library with pip has no repository beside it, and the notebooks draw
 from the records. In an editable install the library finds them at ../results, so nothing is
@@ -21,4 +21,4 @@ class RecordsInWheel(BuildHookInterface):
             # Checkpoints of unfinished runs live in hidden folders.
             hidden = any(part.startswith(".") for part in inside.parts)
             if path.suffix in {".csv", ".json"} and not hidden:
-                build_data["force_include"][str(path)] = f"fedprox_lib/_results/{inside.as_posix()}"
+                build_data["force_include"][str(path)] = f"fedprox_book/_results/{inside.as_posix()}"

@@ -14,7 +14,7 @@ from statistics import median
 from benchmarks import compare, machine, task
 from benchmarks.environments import HERE, PEERS, NotMade, python_of
 from benchmarks.protocol import Weights
-from fedprox_lib import training
+from fedprox_lib.sweeps.provenance import provenance
 
 WORK = HERE / ".work"
 
@@ -201,7 +201,7 @@ def main() -> None:
         bench = Bench(workload, chosen)
         bench.prepare()
         bench.measure()
-        facts = training.provenance()
+        facts = provenance()
         report = {**bench.report(), "machine": about, "provenance": facts}
         path = folder / f"{workload}.json"
         path.write_text(json.dumps(report, indent=1) + "\n")

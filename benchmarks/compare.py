@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.environments import HERE
 from benchmarks.protocol import Task, Weights
-from fedprox_lib import models
+from fedprox_lib.sweeps import registry
 
 LOSS_TOLERANCE = {"logistic": 0.05, "cnn": 0.30}
 """Relative, by model. Seventeen shuffles of the logistic workload gave 1.064 to 1.098 (sd 0.8 %), nine of the CNN
@@ -86,7 +86,7 @@ def training_loss(task: Task, weights: Weights) -> float:
     rows = held[np.linspace(0, len(held) - 1, min(LOSS_ROWS, len(held))).astype(int)]
     x, y = torch.from_numpy(task.x[rows]), torch.from_numpy(task.y[rows])
     params = {name: torch.from_numpy(np.array(w)) for name, w in weights.items()}
-    loss, _ = models.get(task.facts["model"]).loss_and_correct(params, x, y)
+    loss, _ = registry.model_named(task.facts["model"]).loss_and_correct(params, x, y)
     return float(loss.mean())
 
 

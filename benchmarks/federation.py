@@ -15,10 +15,13 @@ from dataclasses import replace
 
 from benchmarks import machine
 from benchmarks.environments import HERE
-from fedprox_lib import engine, flower, simulate, training
+from fedprox_lib import engine
 from fedprox_lib.algorithms import FedAvg, Scaffold
-from fedprox_lib.experiment import Evaluation, Experiment, from_settings
-from fedprox_lib.federation import prepare
+from fedprox_lib.flower import apps as flower
+from fedprox_lib.sweeps import lockstep, training
+from fedprox_lib.sweeps.experiment import Evaluation, Experiment, from_settings
+from fedprox_lib.sweeps.federations import federations_of
+from fedprox_lib.sweeps.provenance import provenance
 from fedprox_lib.tree import Params
 from tools.deployment import app_settings
 
@@ -35,9 +38,9 @@ EXPERIMENTS = {"logistic": (LOGISTIC, [2, 10, 100]), "cnn": (CNN, [2, 10]), "cnn
 
 def one_process(e: Experiment, backend: str) -> tuple[list[Params], list[float]]:
     """The weights after every round, and what each round took."""
-    [federation] = prepare([e])
+    [federation] = federations_of([e])
     weights, seconds, begin = [], [], time.perf_counter()
-    for state, _ in simulate.simulate(e, backend=engine.BACKENDS[backend], federation=federation):
+    for state, _ in lockstep.follow(e, backend=engine.BACKENDS[backend], federation=federation):
         weights.append(state.params)
         seconds.append(round(time.perf_counter() - begin, 4))
         begin = time.perf_counter()
@@ -82,7 +85,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the result in results/benchmarks")
     chosen = parser.parse_args()
     runs: list[dict] = []
-    report = {"machine": machine.facts(), "provenance": training.provenance(), "runs": runs}
+    report = {"machine": machine.facts(), "provenance": provenance(), "runs": runs}
     with training.use_threads(1):
         for name, (e, nodes) in EXPERIMENTS.items():
             runs += compared(name, e, nodes, chosen.passes)

@@ -22,13 +22,17 @@ import torch
 from benchmarks import machine
 from benchmarks.environments import HERE
 from benchmarks.task import WORKLOADS
-from fedprox_lib import engine, models, profile, results, simulate, training
+from fedprox_book import profile
+from fedprox_book.paper import AsGenerated
+from fedprox_lib import engine, models, simulation
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.data import Examples
-from fedprox_lib.experiment import Evaluation, Experiment, grid
-from fedprox_lib.federation import Federation, prepare
-from fedprox_lib.partition import IID, AsGenerated, Partition
+from fedprox_lib.partition import IID, Partition
 from fedprox_lib.plan import LocalWork, UniformPlanner
+from fedprox_lib.sweeps import lockstep, results, training
+from fedprox_lib.sweeps.experiment import Evaluation, Experiment, grid
+from fedprox_lib.sweeps.federations import PreparedFederation, federations_of
+from fedprox_lib.sweeps.provenance import provenance
 
 REPEATS = 5
 
@@ -45,9 +49,11 @@ SYNTHETIC = Experiment(
 )  # fmt: skip
 
 
-def timed(experiments: list[Experiment], federations: list[Federation] | None = None, repeats: int = REPEATS) -> dict:
+def timed(
+    experiments: list[Experiment], federations: list[PreparedFederation] | None = None, repeats: int = REPEATS
+) -> dict:
     """Train them together, several times over: client-steps, seconds, of which measuring."""
-    federations = federations or prepare(experiments)
+    federations = federations or federations_of(experiments)
     steps, seconds = 0, []
 
     def counting(model, train, jobs):
@@ -59,8 +65,11 @@ def timed(experiments: list[Experiment], federations: list[Federation] | None = 
         for f in federations:
             getattr(f.planner, "drawn", {}).clear()  # the drawing of plans is part of the work
         steps, measuring, begin = 0, 0.0, time.perf_counter()
-        states = [simulate.initial_state(e, "cpu", f.model) for e, f in zip(experiments, federations, strict=True)]
-        for done in simulate.together(experiments, backend=counting, federations=federations, states=states):
+        states = [
+            simulation.initial_state(f.model, e.algorithm, e.seed)
+            for e, f in zip(experiments, federations, strict=True)
+        ]
+        for done in lockstep.together(experiments, backend=counting, federations=federations, states=states):
             measuring += done.seconds_measuring
         if turn:
             seconds.append(time.perf_counter() - begin - measuring)
@@ -108,7 +117,7 @@ def by_cohort() -> list[dict]:
     return curve
 
 
-def _generated(num_clients: int, cohort_size: int, rounds: int) -> tuple[list[Experiment], list[Federation]]:
+def _generated(num_clients: int, cohort_size: int, rounds: int) -> tuple[list[Experiment], list[PreparedFederation]]:
     """Clients of 20 random rows of 60 features."""
     rng, num_rows = np.random.default_rng(0), 20 * num_clients
     x = torch.from_numpy(rng.standard_normal((num_rows, 60), dtype=np.float32))
@@ -117,7 +126,15 @@ def _generated(num_clients: int, cohort_size: int, rounds: int) -> tuple[list[Ex
     work = LocalWork(epochs=5, batch_size=10, lr=0.01)
     few = np.arange(10)
     planner = UniformPlanner(partition, work, 0, cohort_size, 0.5)
-    federation = Federation(train, train.take(few), few, partition, models.logistic(60), planner, "")
+    federation = PreparedFederation(
+        train=train,
+        test=train.take(few),
+        sampled=few,
+        partition=partition,
+        model=models.logistic(60),
+        planner=planner,
+        data_sha256="",
+    )  # fmt: skip (arguments, not lines)
     experiment = Experiment(
         algorithm=FedProx(mu=1.0), partition=IID(num_clients), work=work, rounds=rounds, cohort_size=cohort_size,
         model="logistic", straggler_fraction=0.5, evaluation=RARELY,
@@ -134,7 +151,7 @@ def synthetic_sweep() -> dict:
 def through_the_front_door(sweep: list[Experiment], workers: int) -> dict:
     """``results.run`` as a user calls it: start of workers, evaluation and records included. One timing."""
     steps = 0
-    for e, f in zip(sweep, prepare(sweep), strict=True):
+    for e, f in zip(sweep, federations_of(sweep), strict=True):
         for t in range(1, e.rounds + 1):
             plan = f.planner.round_plan(t)
             plan = plan if e.algorithm.keeps_partial_work else plan.without_stragglers()
@@ -144,7 +161,7 @@ def through_the_front_door(sweep: list[Experiment], workers: int) -> dict:
         begin = time.perf_counter()
         results.run(sweep, own, workers=workers)
         seconds = time.perf_counter() - begin
-        measuring = results.provenance(sweep, own)["seconds_measuring"].sum()
+        measuring = results.origins(sweep, own)["seconds_measuring"].sum()
     return {
         "runs": len(sweep), "workers": workers, **point(steps, [seconds]),
         "core_seconds_measuring": round(float(measuring), 2),
@@ -168,7 +185,7 @@ def cold_start() -> dict:
         "from fedprox_lib import *\nfrom fedprox_lib import engine, simulate\n"
         "e = Experiment(algorithm=FedProx(mu=1.0), data='mnist5k', model='logistic', partition=IID(100), rounds=1,\n"
         "               work=LocalWork(5, 10, 0.03), cohort_size=10)\n"
-        "print(list(simulate.simulate(e, backend=engine.batched))[-1][1]['test_accuracy'])\n"
+        "print(list(lockstep.follow(e, backend=engine.batched))[-1][1]['test_accuracy'])\n"
     )
     seconds = []
     for _ in range(REPEATS):
@@ -194,7 +211,7 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated, of %(default)s")
     parser.add_argument("--save", action="store_true", help="keep the result in results/benchmarks")
     chosen = parser.parse_args()
-    report = {"machine": machine.facts(), "provenance": training.provenance()}
+    report = {"machine": machine.facts(), "provenance": provenance()}
     with training.use_threads(1):
         for name in chosen.parts.split(","):
             begin = time.perf_counter()

@@ -14,14 +14,15 @@ import numpy as np
 import torch
 
 from benchmarks import protocol
-from fedprox_lib import engine, models, parallel, simulate, tree
+from fedprox_lib import engine, simulation, tree
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.data import Examples
-from fedprox_lib.experiment import Evaluation, Experiment
-from fedprox_lib.federation import Federation
 from fedprox_lib.partition import IID, Partition
 from fedprox_lib.plan import LocalWork, UniformPlanner
-from fedprox_lib.training import use_threads
+from fedprox_lib.sweeps import lockstep, parallel, registry
+from fedprox_lib.sweeps.experiment import Evaluation, Experiment
+from fedprox_lib.sweeps.federations import PreparedFederation
+from fedprox_lib.sweeps.training import use_threads
 
 SWEEP = {"logistic": 45, "cnn": 9}
 """Runs of the sweep, by model."""
@@ -39,7 +40,7 @@ class Runs:
         arms = [FedProx(mu), FedAvg(), FedProx(0.0), FedProx(mu / 100), FedProx(mu / 10)]
         grid = list(itertools.product(range(numbers.stop), (0.0, 0.5, 0.9), arms))
         self.experiments: list[Experiment] = []
-        self.federations: list[Federation] = []
+        self.federations: list[PreparedFederation] = []
         drawn: dict[int, dict] = {}
         for seed, late, algorithm in grid[numbers.start : numbers.stop]:
             seed += facts["seed"]
@@ -61,7 +62,15 @@ class Runs:
             # The loss of ten rows after the last round is all that is measured.
             few = train.take(some_rows)
             self.federations.append(
-                Federation(train, few, some_rows, partition, models.get(facts["model"]), planner, "")
+                PreparedFederation(
+                    train=train,
+                    test=few,
+                    sampled=some_rows,
+                    partition=partition,
+                    model=registry.model_named(facts["model"]),
+                    planner=planner,
+                    data_sha256="",
+                )  # fmt: skip (arguments, not lines)
             )
         self.start = {name: tree.laid_out(torch.from_numpy(w)) for name, w in task.start.items()}
 
@@ -75,9 +84,9 @@ class Runs:
             steps[1] += sum(num_steps)
             return engine.batched(model, train, jobs)
 
-        states = [simulate.State(0, self.start, e.algorithm.init_server(self.start), {}) for e in self.experiments]
+        states = [simulation.State(0, self.start, e.algorithm.init_server(self.start), {}) for e in self.experiments]
         ends = {}
-        for done in simulate.together(self.experiments, backend=counting, federations=self.federations, states=states):
+        for done in lockstep.together(self.experiments, backend=counting, federations=self.federations, states=states):
             ends[done.experiment.id] = done.state.params
         weights = ends[self.experiments[0].id]
         return {name: w.contiguous().numpy() for name, w in weights.items()}, steps[0], steps[1]

@@ -7,10 +7,10 @@ import numpy as np
 
 from benchmarks import protocol
 from fedprox_lib.algorithms import FedProx
-from fedprox_lib.experiment import Experiment
 from fedprox_lib.partition import IID, LabelShards, PowerLaw
 from fedprox_lib.plan import LocalWork
-from fedprox_lib.simulate import Federation, initial_state
+from fedprox_lib.sweeps.experiment import Experiment
+from fedprox_lib.sweeps.federations import federation_of
 
 WORKLOADS = {
     # The paper's MNIST experiment (Li et al. 2020, section 5.1), ten of its rounds.
@@ -67,7 +67,8 @@ def make(name: str, experiment: Experiment, folder: Path) -> protocol.Task:
     """
     if experiment.straggler_fraction or not isinstance(experiment.algorithm, FedProx):
         raise ValueError(f"a benchmark task is FedProx without stragglers, got {experiment}.")
-    federation = Federation.of(experiment)
+    federation = federation_of(experiment)
+    start = federation.model.init(experiment.seed)
     plans = [federation.planner.round_plan(t) for t in range(1, experiment.rounds + 1)]
     x = federation.train.x.flatten(1) if experiment.model == "logistic" else federation.train.x
     task = protocol.Task(
@@ -76,7 +77,7 @@ def make(name: str, experiment: Experiment, folder: Path) -> protocol.Task:
         rows=list(federation.partition.rows),
         cohorts=np.array([[work.client for work in plan.cohort] for plan in plans], dtype=np.int64),
         # As they lie in memory everywhere else, not channels-last.
-        start={name: w.contiguous().numpy() for name, w in initial_state(experiment).params.items()},
+        start={name: w.contiguous().numpy() for name, w in start.items()},
         facts={
             "workload": name,
             "model": experiment.model,

@@ -1,34 +1,39 @@
 """The fast path: the jobs of many clients, of one run or of a whole sweep, trained as one batched program.
 
-Which question this answers: *how can a sweep cost minutes?* Read it top to bottom:
+How a sweep comes to cost minutes. Read it top to bottom:
 
-1. Jobs that visit the same rows in the same order form a *unit*: the arms of a comparison meet the same clients and
+1. Jobs that visit the same rows in the same order form a *group*: the arms of a comparison meet the same clients and
    batches (the paper's protocol, section 5.1), so a batch is fetched once and multiplied with the weights of all of
-   them together. A straggler's order is the beginning of the full one, so it belongs to the same unit.
-2. Units are sorted by their number of steps and cut into *chunks* whose weights stay in the cache.
-3. A chunk takes its steps: one gradient for all, each algorithm's rule on stacked tensors, one update in place. Who is
-   done gets learning rate 0; when a quarter is done, the others are stacked anew.
+   them together. A straggler's order is the beginning of the full one, so it belongs to the same group.
+2. Groups are sorted by their number of steps and cut into *stacks*, the jobs that train side by side, whose weights
+   stay in the cache. A stack is a table: groups down, slots across.
+3. A stack takes its steps: one gradient for all, each algorithm's rule on stacked tensors, one update in place. A job
+   that is finished gets learning rate 0; when a quarter is finished, the others are stacked anew.
 
-The numbers are those of :func:`fedprox_lib.simulate.sequential` up to rounding; ``tests/test_engine.py`` holds every
-algorithm to it. Taught in "Fast enough to sweep". Room: PyTorch computation. May import simulate and what it stands on.
+The numbers are those of :func:`fedprox_lib.simulation.sequential` up to rounding; ``tests/test_engine.py`` holds every
+algorithm to it. Taught in "Fast enough to sweep". Layer: core (PyTorch).
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.func import grad, vmap
 
-from fedprox_lib import simulate
+from fedprox_lib import simulation, tree
+from fedprox_lib.algorithms import Algorithm
 from fedprox_lib.data import Examples
 from fedprox_lib.models import Model
-from fedprox_lib.simulate import Job
+from fedprox_lib.simulation import Job
 from fedprox_lib.tree import Params
 
-CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 30}
+STACK_BYTES = {"cpu": 1 << 20, "cuda": 1 << 30}
 """Weights trained side by side, by device.
 
-On a CPU they should stay in the second-level cache; 1 MiB (33 logistic regressions of 784 features) gave more steps a
+On a CPU they should stay in the second-level cache; 1 MiB (33 logistic regressions of 784 features) gave more steps per
 second than half and twice as much, in trials that are not kept. A CNN is larger than that, so it is trained one client
 at a time.
 """
@@ -40,139 +45,186 @@ MOST_STEPS = 256
 """And for at most so many."""
 
 STILL_TRAINING = 0.75
-"""A stack is made anew, without those that are done, when fewer than this fraction of it still train."""
+"""A stack is made anew, without the jobs that are finished, when fewer than this fraction of it still train."""
 
-Unit = list[int]
+Group = list[int]
 """Jobs with one order of rows, by their position in the list of jobs."""
 
 
 def batched(model: Model, train: Examples, jobs: Sequence[Job]) -> list[Params]:
-    """Do the jobs, many at a time: the same as :func:`fedprox_lib.simulate.sequential` up to rounding."""
-    size = sum(w.numel() * w.element_size() for w in jobs[0].start.values()) if jobs else 1
-    most = jobs_at_once(size, train.y.device.type)
-    packed: dict[int, Params] = {}
-
-    def pack(tree: Params) -> Params:
-        """What a local rule may read has the names of the parameters; other memory stays behind."""
-        if id(tree) not in packed:
-            packed[id(tree)] = model.packed(tree) if tree.keys() == model.shapes.keys() else {}
-        return packed[id(tree)]
-
-    given, jobs = jobs, [j._replace(start=pack(j.start), server=pack(j.server), memory=pack(j.memory)) for j in jobs]
+    """Do the jobs, many at a time: the same as :func:`fedprox_lib.simulation.sequential` up to rounding."""
+    if not jobs:
+        return []
+    most = jobs_at_once(sum(w.numel() * w.element_size() for w in jobs[0].start.values()), train.y.device.type)
+    given, jobs = jobs, _packed_jobs(model, jobs)
     ends: list[Params] = [job.start for job in jobs]
-    for units in chunks(jobs, most):
-        done = 0
-        while units:
-            stop = _next_stack(units, jobs, done)
-            _train_stack(model, train, units, jobs, ends, done, stop)
-            units = [left for unit in units if (left := [i for i in unit if jobs[i].work.num_steps > stop])]
-            done = stop
+    for stack in stacks(jobs, most):
+        begin = 0
+        while stack:
+            stop = restack_at(stack, jobs)
+            _train_stack(model, train, stack, jobs, ends, begin, stop)
+            stack = [left for group in stack if (left := [i for i in group if jobs[i].work.num_steps > stop])]
+            begin = stop
     return [end if job.work.num_steps else job.start for end, job in zip(ends, given, strict=True)]
 
 
-BACKENDS = {"sequential": simulate.sequential, "batched": batched}
-"""Who does the jobs, by name."""
+BACKENDS = {"sequential": simulation.sequential, "batched": batched}
+"""The backends by name."""
 
 DEFAULT = "batched"
 
 
 def jobs_at_once(parameter_bytes: int, device: str) -> int:
-    """How many clients' models of that size train side by side in one chunk."""
-    return max(1, CHUNK_BYTES[device.partition(":")[0]] // parameter_bytes)
+    """How many clients' models of that size train side by side in one stack."""
+    return max(1, STACK_BYTES[device.partition(":")[0]] // parameter_bytes)
 
 
-def chunks(jobs: Sequence[Job], most: int) -> Iterator[list[Unit]]:
-    """Cut jobs into chunks of at most ``most`` jobs, longest work first."""
-    units: dict[tuple[int, int], Unit] = {}
+def stacks(jobs: Sequence[Job], most: int) -> Iterator[list[Group]]:
+    """Cut jobs into stacks of at most ``most`` slots, longest work first."""
+    by_order: dict[tuple[int, int], Group] = {}
     for i, job in enumerate(jobs):
         if job.work.num_steps:
             # The very same array or the beginning of it: planners that share their draws hand out one.
-            units.setdefault((job.work.order.ctypes.data, int(job.work.batch_sizes[0])), []).append(i)
-    parts = [part.tolist() for unit in units.values() for part in np.array_split(unit, -(-len(unit) // most))]
-    parts.sort(key=lambda unit: -max(jobs[i].work.num_steps for i in unit))
-    chunk: list[Unit] = []
-    for unit in parts:
-        if chunk and (len(chunk) + 1) * max(map(len, [*chunk, unit])) > most:
-            yield chunk
-            chunk = []
-        chunk.append(unit)
-    if chunk:
-        yield chunk
+            by_order.setdefault((job.work.order.ctypes.data, int(job.work.batch_sizes[0])), []).append(i)
+    groups = [part.tolist() for group in by_order.values() for part in np.array_split(group, -(-len(group) // most))]
+    groups.sort(key=lambda group: -max(jobs[i].work.num_steps for i in group))
+    stack: list[Group] = []
+    for group in groups:
+        if stack and (len(stack) + 1) * max(map(len, [*stack, group])) > most:
+            yield stack
+            stack = []
+        stack.append(group)
+    if stack:
+        yield stack
 
 
-def _next_stack(units: list[Unit], jobs: Sequence[Job], done: int) -> int:
-    """The step at which so many are done that the others are worth a stack of their own."""
-    ends = np.sort([jobs[i].work.num_steps for unit in units for i in unit])
-    return int(ends[min(len(ends) - 1, int((1 - STILL_TRAINING) * len(units) * max(map(len, units))))])
+def restack_at(stack: list[Group], jobs: Sequence[Job]) -> int:
+    """The step at which so many jobs are finished that the others are worth a stack of their own."""
+    ends = np.sort([jobs[i].work.num_steps for group in stack for i in group])
+    return int(ends[min(len(ends) - 1, int((1 - STILL_TRAINING) * len(stack) * max(map(len, stack))))])
+
+
+class Layout(NamedTuple):
+    """Where the jobs of a stack stand.
+
+    Each algorithm has a range of slots of its own. A group with fewer jobs of it than others has empty slots there,
+    filled with a job that does not move.
+
+    Attributes:
+        jobs: (groups, slots) positions in the list of jobs.
+        real: (groups, slots) bool; False where a job only fills an empty slot.
+        slots: the range of slots of each algorithm.
+    """
+
+    jobs: list[list[int]]
+    real: np.ndarray
+    slots: list[slice]
+
+    @classmethod
+    def of(cls, stack: list[Group], jobs: Sequence[Job]) -> "Layout":
+        """Lay out a stack."""
+        table: list[list[int]] = [[] for _ in stack]
+        real: list[list[bool]] = [[] for _ in stack]
+        slots: list[slice] = []
+        for algorithm in dict.fromkeys(type(jobs[i].algorithm) for group in stack for i in group):
+            own = [[i for i in group if type(jobs[i].algorithm) is algorithm] for group in stack]
+            width, anybody = max(map(len, own)), next(i for row in own for i in row)
+            slots.append(slice(len(table[0]), len(table[0]) + width))
+            for row, marks, mine in zip(table, real, own, strict=True):
+                row += mine + [anybody] * (width - len(mine))
+                marks += [True] * len(mine) + [False] * (width - len(mine))
+        return cls(table, np.array(real), slots)
+
+
+class _Rule(NamedTuple):
+    """An algorithm's local rule for one parameter, on the slots that follow it; tensors are (groups, slots, ...)."""
+
+    algorithm: Algorithm
+    name: str
+    slots: slice
+    w: Tensor
+    start: Params
+    server: Params
+    memory: Params
+    hyperparameters: Params
+    rate: Tensor
+
+    def cut(self, num_groups: int, training: Tensor) -> "_Rule":
+        """The first groups alone; where a slot no longer trains, the learning rate is 0 from now on."""
+        first = slice(num_groups)
+        rate = self.rate * _wide(training[:, self.slots], self.w)
+        start, server, memory, hyperparameters = (
+            tree.map(lambda t: t[first], each) for each in (self.start, self.server, self.memory, self.hyperparameters)
+        )
+        return self._replace(
+            w=self.w[first],
+            rate=rate[first],
+            start=start,
+            server=server,
+            memory=memory,
+            hyperparameters=hyperparameters,
+        )
+
+    def step(self, g: Params) -> None:
+        """One local step, in place."""
+        own = ({self.name: g[self.name][:, self.slots]}, {self.name: self.w})
+        direction = self.algorithm.local_gradient(*own, self.start, self.server, self.memory, self.hyperparameters)
+        self.w.addcmul_(self.rate, direction[self.name], value=-1)
+
+
+def _rules(w: Params, layout: Layout, jobs: Sequence[Job]) -> list[_Rule]:
+    """The rules that change a stack's weights w (groups, slots, ...), which they share memory with."""
+    found = []
+    num_groups = len(layout.jobs)
+    for slots in layout.slots:
+        own = [jobs[i] for row in layout.jobs for i in row[slots]]
+        starts, servers, memories = (
+            _stacked([getattr(job, kind) for job in own], num_groups) for kind in ("start", "server", "memory")
+        )
+        lr = _numbers([job.lr for job in own], num_groups)
+        for name, t in w.items():
+            start, server, memory = ({name: each[name]} if each else {} for each in (starts, servers, memories))
+            hyperparameters = {
+                key: _wide(_numbers([job.hyperparameters[key] for job in own], num_groups), t)
+                for key in own[0].hyperparameters
+            }
+            rate = _wide(lr, t)
+            found.append(
+                _Rule(own[0].algorithm, name, slots, t[:, slots], start, server, memory, hyperparameters, rate)
+            )
+    return found
 
 
 def _train_stack(
-    model: Model, train: Examples, units: list[Unit], jobs: Sequence[Job], ends: list[Params], done: int, stop: int
+    model: Model, train: Examples, stack: list[Group], jobs: Sequence[Job], ends: list[Params], begin: int, stop: int
 ) -> None:
-    """Steps ``done`` to ``stop`` of a stack with axes (unit, place, ...), from ``ends`` to ``ends``.
-
-    Each algorithm has a range of places of its own. A unit with fewer jobs of it than others has empty places there,
-    filled with a job that does not move.
-    """
-    table, ranges = _lay_out(units, jobs)
-    num_units = len(units)
-    number_of = lambda what: np.array([[what(jobs[i]) for i, _ in row] for row in table])  # noqa: E731
-    num_steps = number_of(lambda job: job.work.num_steps) * np.array([[real for _, real in row] for row in table])
-    lr = number_of(lambda job: job.lr)
-
-    w = {name: t.clone() for name, t in _stacked([ends[i] for row in table for i, _ in row], num_units).items()}
-    some = next(iter(w.values()))
-    wide = lambda a, t: torch.as_tensor(np.asarray(a, dtype=float)).to(some).view(num_units, -1, *[1] * (t.dim() - 2))  # noqa: E731
-    updates: list[tuple] = []
-    for places in ranges:
-        own = [jobs[i] for row in table for i, _ in row[places]]
-        starts = _stacked([job.start for job in own], num_units)
-        server, memory = (_stacked([getattr(job, kind) for job in own], num_units) for kind in ("server", "memory"))
-        for name, t in w.items():
-            read = [{name: tree[name]} if tree else {} for tree in (starts, server, memory)]
-            numbers = {key: wide([job.numbers[key] for job in own], t) for key in own[0].numbers}
-            updates.append((own[0].algorithm.local_gradient, name, places, [{name: t[:, places]}, *read, numbers]))
-
-    finishing = {done, *num_steps.ravel().tolist()}
-    longest = [max((jobs[i] for i in unit), key=lambda job: job.work.num_steps) for unit in units]
-    for s, (x, y, weights) in enumerate(_batches(model, train, longest, done, stop), done):
-        if s in finishing:  # who is done has learning rate 0 from now on; units that are done leave at the end
-            training = num_steps > s
-            first = slice(int(training.any(axis=1).sum()))
-            cut = lambda tree: {name: t[first] for name, t in tree.items()}  # noqa: B023, E731
-            rates = [wide(lr * training, w[name])[first, places] for _, name, places, _ in updates]
-            now = [(rule, name, places, [cut(tree) for tree in trees]) for rule, name, places, trees in updates]
-            w_now = cut(w)
-        g = model.gradients_together(w_now, x[first], y[first], weights[first])
-        for (rule, name, places, trees), rate in zip(now, rates, strict=True):
-            direction = rule({name: g[name][:, places]}, *trees)
-            trees[0][name].addcmul_(rate, direction[name], value=-1)
-
-    for u, row in enumerate(table):
-        for place, (i, real) in enumerate(row):
-            if real:
-                ends[i] = {name: t[u, place] for name, t in w.items()}
+    """Steps ``begin`` to ``stop`` of a stack, from ``ends`` to ``ends``."""
+    layout = Layout.of(stack, jobs)
+    num_steps = np.array([[jobs[i].work.num_steps for i in row] for row in layout.jobs]) * layout.real
+    w = tree.map(torch.clone, _stacked([ends[i] for row in layout.jobs for i in row], len(stack)))
+    rules = _rules(w, layout, jobs)
+    changes = {begin, *num_steps.ravel().tolist()}
+    longest = [max((jobs[i] for i in group), key=lambda job: job.work.num_steps) for group in stack]
+    for s, (x, y, weights) in enumerate(_batches(model, train, longest, begin, stop), begin):
+        if s in changes:
+            training = torch.from_numpy(num_steps > s)
+            active = int(training.any(1).sum())  # groups that are finished stand last
+            now, w_now = [rule.cut(active, training) for rule in rules], {name: t[:active] for name, t in w.items()}
+        g = gradients_together(model, w_now, x[:active], y[:active], weights[:active])
+        for rule in now:
+            rule.step(g)
+    for group, (row, marks) in enumerate(zip(layout.jobs, layout.real, strict=True)):
+        for slot, i in enumerate(row):
+            if marks[slot]:
+                ends[i] = {name: t[group, slot] for name, t in w.items()}
                 if jobs[i].work.num_steps <= stop:
-                    ends[i] = model.unpacked(ends[i])
-
-
-def _lay_out(units: list[Unit], jobs: Sequence[Job]) -> tuple[list[list[tuple[int, bool]]], list[slice]]:
-    """Rows of (job, whether it really stands here) for the units, and the range of places of each algorithm."""
-    table: list[list[tuple[int, bool]]] = [[] for _ in units]
-    ranges = []
-    for algorithm in dict.fromkeys(type(jobs[i].algorithm) for unit in units for i in unit):
-        own = [[i for i in unit if type(jobs[i].algorithm) is algorithm] for unit in units]
-        width, anybody = max(map(len, own)), next(i for row in own for i in row)
-        ranges.append(slice(len(table[0]), len(table[0]) + width))
-        for row, mine in zip(table, own, strict=True):
-            row += [(i, True) for i in mine] + [(anybody, False)] * (width - len(mine))
-    return table, ranges
+                    ends[i] = unpacked(model, ends[i])
 
 
 def _batches(
-    model: Model, train: Examples, longest: list[Job], done: int, stop: int
+    model: Model, train: Examples, longest: list[Job], begin: int, stop: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """x (u, b, ...), y and weights (u, b) of steps ``done`` to ``stop``, from the job with most steps of each unit.
+    """x (groups, b, ...), y and weights (groups, b) of some steps, from the job with most steps of each group.
 
     A batch with fewer rows than others of its step, or none, is filled up with rows of weight 0. Some steps are fetched
     at a time.
@@ -180,29 +232,142 @@ def _batches(
     row_bytes = train.x[0].numel() * train.x.element_size()
     largest = sum(int(job.work.batch_sizes.max()) for job in longest) * row_bytes
     at_a_time = max(1, min(MOST_STEPS, BATCH_BYTES // largest))
-    all_starts = [job.work.starts for job in longest]
-    for begin in range(done, stop, at_a_time):
-        span = slice(begin, min(begin + at_a_time, stop))
-        sizes = np.zeros((span.stop - begin, len(longest)), dtype=np.int64)
-        starts = np.zeros_like(sizes)
-        for u, job in enumerate(longest):
-            part = job.work.batch_sizes[span]
-            sizes[: len(part), u] = part
-            starts[: len(part), u] = all_starts[u][begin : begin + len(part)]
-        place = np.arange(sizes.max())
-        inside = place < sizes[:, :, None]  # (steps, units, batch)
-        at = np.where(inside, starts[:, :, None] + place, 0)
-        rows = torch.from_numpy(np.stack([job.work.order[at[:, u]] for u, job in enumerate(longest)], axis=1))
+    for first in range(begin, stop, at_a_time):
+        rows, inside = _rows_of_steps(longest, first, min(first + at_a_time, stop))
+        sizes = inside.sum(2)
         weights = torch.from_numpy(inside / np.maximum(sizes, 1)[:, :, None]).to(train.x)
-        placed = rows.flatten().to(train.y.device)
-        x = model.packed_rows(train.x.index_select(0, placed)).unflatten(0, rows.shape)
+        placed = torch.from_numpy(rows).flatten().to(train.y.device)
+        x = packed_rows(model, train.x.index_select(0, placed)).unflatten(0, rows.shape)
         y = train.y.index_select(0, placed).view(rows.shape)
         for s, width in enumerate(sizes.max(axis=1).tolist()):
             yield x[s, :, :width], y[s, :, :width], weights[s, :, :width]
 
 
-def _stacked(trees: list[Params], num_units: int) -> Params:
-    """(jobs, ...) as (units, places, ...). A single tree keeps the layout of its convolutions."""
+def _rows_of_steps(longest: list[Job], first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers (steps, groups, b) of the batches of some steps, and which of them are really in the batch."""
+    sizes = np.zeros((last - first, len(longest)), dtype=np.int64)
+    starts = np.zeros_like(sizes)
+    for group, job in enumerate(longest):
+        part = job.work.batch_sizes[first:last]
+        sizes[: len(part), group] = part
+        starts[: len(part), group] = job.work.starts[first : first + len(part)]
+    position = np.arange(sizes.max())
+    inside = position < sizes[:, :, None]
+    at = np.where(inside, starts[:, :, None] + position, 0)
+    return np.stack([job.work.order[at[:, group]] for group, job in enumerate(longest)], axis=1), inside
+
+
+def _stacked(trees: list[Params], num_groups: int) -> Params:
+    """(jobs, ...) as (groups, slots, ...). A single tree keeps the layout of its convolutions."""
     if len(trees) == 1:
         return {name: t[None, None] for name, t in trees[0].items()}
-    return {name: torch.stack([t[name] for t in trees]).unflatten(0, (num_units, -1)) for name in trees[0]}
+    return {name: torch.stack([t[name] for t in trees]).unflatten(0, (num_groups, -1)) for name in trees[0]}
+
+
+def _numbers(values: Sequence[float], num_groups: int) -> Tensor:
+    """One number per job as (groups, slots) float64."""
+    return torch.tensor([float(value) for value in values], dtype=torch.float64).view(num_groups, -1)
+
+
+def _wide(numbers: Tensor, like: Tensor) -> Tensor:
+    """(groups, slots) numbers as they broadcast over tensors (groups, slots, ...) of a type and device."""
+    return numbers.to(like).view(*numbers.shape, *[1] * (like.dim() - 2))
+
+
+# --- many models at once: groups of models; the models of a group look at the same rows -------------------------------
+# A linear model is packed for it: the bias becomes the last column of the weights, and rows get a last entry of 1.
+
+
+def _packed_jobs(model: Model, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with packed trees. What a local rule may read has the names of the parameters; other memory stays."""
+    seen: dict[int, Params] = {}
+
+    def pack(params: Params) -> Params:
+        if id(params) not in seen:
+            seen[id(params)] = packed(model, params) if params.keys() == model.shapes.keys() else {}
+        return seen[id(params)]
+
+    return [j._replace(start=pack(j.start), server=pack(j.server), memory=pack(j.memory)) for j in jobs]
+
+
+def packed(model: Model, params: Params) -> Params:
+    """Parameters (..., shape), or anything shaped like them, as the methods below take them."""
+    if not model.is_linear:
+        return params
+    return {"dense": torch.cat([params["dense.weight"], params["dense.bias"][..., None]], -1)}
+
+
+def unpacked(model: Model, params: Params) -> Params:
+    """The inverse of :func:`packed`, in memory of its own."""
+    if not model.is_linear:
+        return {name: p.clone() for name, p in params.items()}
+    w = params["dense"]
+    return {"dense.weight": w[..., :-1].contiguous(), "dense.bias": w[..., -1].contiguous()}
+
+
+def packed_rows(model: Model, x: Tensor) -> Tensor:
+    """Rows (n, ...) as the methods below take them."""
+    return F.pad(x.flatten(1), (0, 1), value=1.0) if model.is_linear else x
+
+
+def logits_together(model: Model, params: Params, x: Tensor) -> Tensor:
+    """Scores (u, b, m, 10) of packed parameters (u, m, ...) on packed rows x (u, b, ...)."""
+    if model.is_linear:
+        w = params["dense"]  # (u, m, 10, d + 1)
+        return torch.bmm(x, w.flatten(1, 2).transpose(1, 2)).unflatten(2, w.shape[1:3])
+    return vmap(vmap(model.logits, (0, None)))(params, x).transpose(1, 2)
+
+
+def gradients_together(model: Model, params: Params, x: Tensor, y: Tensor, weights: Tensor) -> Params:
+    """Gradients (u, m, ...) of the weighted sum of cross-entropies over packed rows x (u, b, ...).
+
+    y and weights are (u, b). Weights of 1/b make it the mean; a weight of 0 leaves a row out.
+    """
+    if model.is_linear:
+        p = _softmax(logits_together(model, params, x))
+        label = y[:, :, None, None].expand(*p.shape[:3], 1)
+        p.scatter_(3, label, -1.0, reduce="add")
+        p *= weights[:, :, None, None]  # d loss / d scores
+        return {"dense": torch.bmm(p.flatten(2).transpose(1, 2), x).view(params["dense"].shape)}
+
+    def loss(params: Params, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+        return (weights * F.cross_entropy(model.logits(params, x), y, reduction="none")).sum()
+
+    if weights.shape[0] == next(iter(params.values())).shape[1] == 1:  # one model: no need to batch convolutions
+        leaves = {name: p[0, 0].detach().requires_grad_() for name, p in params.items()}
+        grads = torch.autograd.grad(loss(leaves, x[0], y[0], weights[0]), list(leaves.values()))
+        return {name: g[None, None] for name, g in zip(leaves, grads, strict=True)}
+    return vmap(vmap(grad(loss), (0, None, None, None)))(params, x, y, weights)
+
+
+@torch.no_grad()
+def evaluate_together(
+    model: Model, params: Params, x: Tensor, y: Tensor, rows: np.ndarray | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and accuracy, (m,) float64 each, of parameters (1, m, ...) on the given rows; None: all.
+
+    A single model is evaluated by :meth:`fedprox_lib.models.Model.loss_and_correct`, in float64 from the scores on.
+    """
+    index = torch.from_numpy(np.arange(len(y)) if rows is None else rows).to(y.device)
+    num_models = next(iter(params.values())).shape[1]
+    if num_models == 1:
+        one = {name: p[0, 0] for name, p in params.items()}
+        every = len(index) == len(y)
+        losses, right = model.loss_and_correct(one, *((x, y) if every else (x[index], y[index])), chunk=100)
+        return losses.mean()[None], right.double().mean()[None]
+    loss, correct = (torch.zeros(num_models, dtype=torch.float64, device=y.device) for _ in range(2))
+    params = packed(model, params)
+    for part in index.split(1000):
+        scores = logits_together(model, params, packed_rows(model, x[part])[None])[0].transpose(1, 2)  # (b, 10, m)
+        labels = y[part][:, None].expand(-1, num_models)
+        loss += F.cross_entropy(scores, labels, reduction="none").double().sum(0)
+        correct += (scores.argmax(1) == labels).sum(0)
+    return loss / len(index), correct / len(index)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Over the last axis, which is short: there torch.softmax is slow, except on little."""
+    if scores.numel() < 1000:
+        return torch.softmax(scores, -1)
+    p = (scores - scores.amax(-1, keepdim=True)).exp_()
+    return p.div_(p.sum(-1, keepdim=True))

@@ -1,18 +1,15 @@
-"""Which client holds which rows: five ways to cut a training set, and one that leaves it as it is.
+"""Which client holds which rows: four ways to cut a training set.
 
 ========================  =======================================================================================
 :class:`IID`              shuffle, cut evenly (McMahan et al. 2017, section 3)
 :class:`LabelShards`      sort by label, cut, deal: at most four digits a client (Flower's blog post; McMahan et al.)
 :class:`PowerLaw`         two digits a client, sizes from a log-normal law (Li et al. 2020, appendix C.1)
-:class:`LogNormalSizes`   five letters a client, equally often, sizes log-normal (Li et al. 2020, FEMNIST)
 :class:`Dirichlet`        each label spread over the clients by Dirichlet(alpha) (Hsu et al. 2019, as in NIID-Bench)
-:class:`AsGenerated`      the clients that the paper's synthetic data come with
 ========================  =======================================================================================
 
 A scheme is a frozen description; ``scheme.split(labels, data_seed=0)`` gives the :class:`Partition`. No row is ever
 given to two clients, and a promise that cannot be kept is a ``ValueError``. Taught in "What federated data looks like".
-
-Room: NumPy decisions. May import rng.
+Layer: core (NumPy).
 """
 
 from collections.abc import Sequence
@@ -72,8 +69,8 @@ def hold_out(partition: Partition, fraction: float, *, data_seed: int) -> tuple[
     # The small sum keeps 0.8 x 10 at 8 where 1 - 0.2 is a hair below 0.8.
     cuts = [int((1 - fraction) * len(order) + 1e-9) for order in orders]
     return (
-        _partition([np.sort(order[:cut]) for order, cut in zip(orders, cuts, strict=True)]),
-        _partition([np.sort(order[cut:]) for order, cut in zip(orders, cuts, strict=True)]),
+        partition_of([np.sort(order[:cut]) for order, cut in zip(orders, cuts, strict=True)]),
+        partition_of([np.sort(order[cut:]) for order, cut in zip(orders, cuts, strict=True)]),
     )
 
 
@@ -88,7 +85,7 @@ class Scheme(Protocol):
         ...
 
 
-def _require_clients(num_clients: int) -> None:
+def require_clients(num_clients: int) -> None:
     if not (isinstance(num_clients, int) and num_clients >= 1):
         raise ValueError(f"num_clients must be an integer >= 1, got {num_clients!r}.")
 
@@ -100,12 +97,12 @@ def _require_rows(needed: int, available: int, what: str) -> None:
         )
 
 
-def _require_labels(labels_per_client: int) -> None:
+def require_labels(labels_per_client: int) -> None:
     if not (isinstance(labels_per_client, int) and labels_per_client >= 1):
         raise ValueError(f"labels_per_client must be an integer >= 1, got {labels_per_client!r}.")
 
 
-def _holders(num_clients: int, labels_per_client: int, labels: np.ndarray) -> list[list[int]]:
+def holders_by_label(num_clients: int, labels_per_client: int, labels: np.ndarray) -> list[list[int]]:
     """The clients that hold each label, where client k holds labels k, k+1, ... (mod classes)."""
     classes = int(labels.max()) + 1
     if labels_per_client > classes:
@@ -115,7 +112,7 @@ def _holders(num_clients: int, labels_per_client: int, labels: np.ndarray) -> li
     return [[k for k in range(num_clients) if (label - k) % classes < labels_per_client] for label in range(classes)]
 
 
-def _partition(rows: Sequence[np.ndarray]) -> Partition:
+def partition_of(rows: Sequence[np.ndarray]) -> Partition:
     return Partition(tuple(np.asarray(r, dtype=np.int64) for r in rows))
 
 
@@ -130,12 +127,12 @@ class IID:
     num_clients: int
 
     def __post_init__(self) -> None:
-        _require_clients(self.num_clients)
+        require_clients(self.num_clients)
 
     def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
         _require_rows(self.num_clients, len(labels), f"IID(num_clients={self.num_clients})")
         order = stream(data_seed, "partition").permutation(len(labels))
-        return _partition(np.array_split(order, self.num_clients))
+        return partition_of(np.array_split(order, self.num_clients))
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class LabelShards:
     shards_per_client: int = 2
 
     def __post_init__(self) -> None:
-        _require_clients(self.num_clients)
+        require_clients(self.num_clients)
         if not (isinstance(self.shards_per_client, int) and self.shards_per_client >= 1):
             raise ValueError(f"shards_per_client must be an integer >= 1, got {self.shards_per_client!r}.")
 
@@ -177,7 +174,7 @@ class LabelShards:
                 "the rarest label."
             )
         dealt = stream(data_seed, "partition").permutation(num_shards).reshape(self.num_clients, -1)
-        return _partition([np.concatenate([shards[i] for i in hand]) for hand in dealt])
+        return partition_of([np.concatenate([shards[i] for i in hand]) for hand in dealt])
 
 
 @dataclass(frozen=True)
@@ -203,8 +200,8 @@ class PowerLaw:
     min_per_label: int = 5
 
     def __post_init__(self) -> None:
-        _require_clients(self.num_clients)
-        _require_labels(self.labels_per_client)
+        require_clients(self.num_clients)
+        require_labels(self.labels_per_client)
         if not self.sigma > 0:
             raise ValueError(f"sigma must be > 0, got {self.sigma!r}.")
         if not self.min_per_label >= 1:
@@ -214,7 +211,7 @@ class PowerLaw:
         labels = np.asarray(labels)
         rng = stream(data_seed, "partition")
         held: list[list[np.ndarray]] = [[] for _ in range(self.num_clients)]
-        for label, holders in enumerate(_holders(self.num_clients, self.labels_per_client, labels)):
+        for label, holders in enumerate(holders_by_label(self.num_clients, self.labels_per_client, labels)):
             rows = rng.permutation(np.flatnonzero(labels == label))
             reserved = self.min_per_label * len(holders)
             if reserved > len(rows):
@@ -227,53 +224,7 @@ class PowerLaw:
             ends = np.cumsum(self.min_per_label + np.asarray(extra, dtype=int))
             for k, piece in zip(holders, np.split(rows, ends)[: len(holders)], strict=True):
                 held[k].append(piece)
-        return _partition([np.concatenate(pieces) for pieces in held])
-
-
-@dataclass(frozen=True)
-class LogNormalSizes:
-    """Few labels a client, equally often, sizes from a log-normal law: the paper's FEMNIST (Li et al. 2020, App. C.1).
-
-    Client k draws n_k = log-normal(4, 1) + 5 and gets n_k / ``labels_per_client`` rows of each of the labels k, k+1,
-    ... (mod classes), rounded down, but at least two. A label's rows are shuffled and handed out one after the other.
-
-    # differs from authors' code: it has 3 labels a client where the paper says 5. And a reversed comparison moves it
-    # back to a label's first image for nearly every client, so that a label's holders share images; here no two do.
-
-    Attributes:
-        num_clients: N, 200 in the paper.
-        labels_per_client: 5 in the paper, 3 in the authors' code.
-
-    Example:
-        >>> labels = np.repeat(np.arange(10), 400)
-        >>> LogNormalSizes(num_clients=10).split(labels, data_seed=0).label_counts(labels)[9].tolist()
-        [14, 14, 14, 14, 0, 0, 0, 0, 0, 14]
-    """
-
-    num_clients: int = 200
-    labels_per_client: int = 5
-
-    def __post_init__(self) -> None:
-        _require_clients(self.num_clients)
-        _require_labels(self.labels_per_client)
-
-    def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
-        labels = np.asarray(labels)
-        rng = stream(data_seed, "partition")
-        sizes = rng.lognormal(4.0, 1.0, self.num_clients) + 5
-        of_each_label = np.maximum((sizes / self.labels_per_client).astype(int), 2)
-        held: list[list[np.ndarray]] = [[] for _ in range(self.num_clients)]
-        for label, holders in enumerate(_holders(self.num_clients, self.labels_per_client, labels)):
-            rows = rng.permutation(np.flatnonzero(labels == label))
-            ends = np.cumsum(of_each_label[holders])
-            if holders and ends[-1] > len(rows):
-                raise ValueError(
-                    f"{len(holders)} clients need {ends[-1]} rows of label {label}, but the data have {len(rows)}: "
-                    "use fewer clients, another data seed or more rows."
-                )
-            for k, piece in zip(holders, np.split(rows, ends)[: len(holders)], strict=True):
-                held[k].append(piece)
-        return _partition([np.concatenate(pieces) for pieces in held])
+        return partition_of([np.concatenate(pieces) for pieces in held])
 
 
 @dataclass(frozen=True)
@@ -295,7 +246,7 @@ class Dirichlet:
     min_rows: int = 1
 
     def __post_init__(self) -> None:
-        _require_clients(self.num_clients)
+        require_clients(self.num_clients)
         if not (self.alpha > 0 and np.isfinite(self.alpha)):
             raise ValueError(
                 f"Dirichlet needs a finite alpha > 0, got alpha={self.alpha!r}; the larger, the more even."
@@ -315,30 +266,8 @@ class Dirichlet:
             ]
             clients = [np.concatenate(held) for held in zip(*pieces, strict=True)]
             if min(len(rows) for rows in clients) >= self.min_rows:
-                return _partition(clients)
+                return partition_of(clients)
         raise ValueError(
             f"no draw of Dirichlet(alpha={self.alpha}) in 1,000 gave each of {self.num_clients} clients at least "
             f"{self.min_rows} rows of {len(labels)}: use a larger alpha, fewer clients or more rows."
         )
-
-
-@dataclass(frozen=True)
-class AsGenerated:
-    """The clients that a data set comes with: the paper's synthetic sets are generated client by client.
-
-    Attributes:
-        num_clients: N, always 30.
-    """
-
-    num_clients: int = 30
-
-    def __post_init__(self) -> None:
-        if self.num_clients != 30:
-            raise ValueError(f"num_clients must be 30, for so many the synthetic sets have, got {self.num_clients!r}.")
-
-    def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
-        raise ValueError("AsGenerated cuts nothing: it is for data sets that come with their clients (synthetic_...).")
-
-
-SCHEMES = {scheme.__name__: scheme for scheme in (IID, LabelShards, PowerLaw, LogNormalSizes, Dirichlet, AsGenerated)}
-"""The partitions by name, as they stand in records."""

@@ -6,8 +6,7 @@ the same stragglers and the same batches, which is the paper's protocol (Li et a
 stragglers at 50 % are among those at 90 %.
 
 Anything with ``round_plan(t)`` is a plan producer (:class:`Planner`). :class:`UniformPlanner` is what the paper's
-experiments do, :class:`BySizePlanner` what its Algorithm 2 says.
-Taught in "FedAvg and FedProx side by side". Room: NumPy decisions. May import rng, partition.
+experiments do. Taught in "FedAvg and FedProx side by side". Layer: core (NumPy).
 """
 
 from collections.abc import Iterator
@@ -18,9 +17,6 @@ import numpy as np
 
 from fedprox_lib.partition import Partition
 from fedprox_lib.rng import stream
-
-SAMPLINGS = ("uniform", "by_size")
-"""How a cohort is drawn and averaged: evenly and weighted by n_k, or with probabilities p_k and a plain mean."""
 
 STRAGGLER_EPOCHS = ("1..E", "1..E-1")
 """What a straggler may be left with: the paper's text (section 5.2), and the authors' code (upper end exclusive)."""
@@ -57,8 +53,8 @@ class ClientWork:
         client: its number, 0-based.
         straggler: whether it was left with less than full work (it may still have drawn all of it: the paper draws
             uniformly on 1..E).
-        num_examples: n_k, the rows it holds; its weight in the average, however much of them it visits. (Where clients
-            are drawn by size, how often it was drawn.)
+        num_examples: n_k, the rows it holds; its weight in the average, however much of them it visits. (A planner may
+            say otherwise.)
         order: (sum of batch_sizes,) int64, rows in the order in which they are visited.
         batch_sizes: (num_steps,) int64, how ``order`` falls into mini-batches.
     """
@@ -93,7 +89,7 @@ class RoundPlan:
 
     Attributes:
         round: t >= 1.
-        cohort: one entry a selected client.
+        cohort: one entry per selected client.
     """
 
     round: int
@@ -193,40 +189,6 @@ class UniformPlanner:
             batch_sizes = batch_sizes[:num_steps]
             order = order[: batch_sizes.sum()]
         return ClientWork(client, straggler, len(rows), order, batch_sizes)
-
-
-@dataclass(frozen=True)
-class BySizePlanner:
-    """The paper's Algorithm 2 as printed: K draws with replacement, client k with probability p_k, and a plain mean.
-
-    A client that is drawn m times does its work once and weighs m: the mean over the draws. Nobody straggles; the paper
-    uses this scheme without stragglers (Fig. 12).
-
-    Attributes:
-        partition: who holds what; p_k = n_k / n.
-        work: full work.
-        seed: of all draws.
-        cohort_size: K, the number of draws, in [1, N].
-    """
-
-    partition: Partition
-    work: LocalWork
-    seed: int
-    cohort_size: int
-
-    def __post_init__(self) -> None:
-        require_cohort(self.cohort_size, self.partition.num_clients)
-
-    def round_plan(self, t: int) -> RoundPlan:
-        p = self.partition.sizes / self.partition.sizes.sum()
-        draws = stream(self.seed, "cohort", t).choice(len(p), self.cohort_size, p=p)
-        cohort = []
-        for k, times in zip(*np.unique(draws, return_counts=True), strict=True):
-            order, batch_sizes = client_order(
-                self.seed, t, int(k), self.partition.rows[k], epochs=self.work.epochs, batch_size=self.work.batch_size
-            )
-            cohort.append(ClientWork(int(k), False, int(times), order, batch_sizes))
-        return RoundPlan(t, tuple(cohort))
 
 
 def require_cohort(cohort_size: int, num_clients: int, name: str = "cohort_size") -> None:

@@ -1,10 +1,10 @@
 """Addressable randomness: every random decision of the book has a name, and a stream of its own.
 
-Which question this answers: *where do random numbers come from?* From :func:`stream` and nowhere else. There is no
-global generator to seed, no generator is passed along and used up, and the order of calls cannot matter: round 70 can
-be drawn without the first 69, and two algorithms that ask for the same address see the same numbers.
+All random numbers come from :func:`stream` and from nowhere else. There is no global generator to seed, no generator
+is passed along and used up, and the order of calls cannot matter: round 70 can be drawn without the first 69, and two
+algorithms that ask for the same address see the same numbers.
 
-Room: NumPy decisions. Imports nothing of ours.
+Layer: core (NumPy).
 """
 
 import zlib

@@ -1,9 +1,9 @@
 """Arithmetic on models: a model's parameters are a dictionary ``{name: tensor}``, and these few functions act on it.
 
-Which question this answers: *how do I write w + lr * g when w is eight tensors?* ``tree.map(lambda w, g: w + lr * g,
-w, g)``. Trees are never changed in place here.
+When w is eight tensors, w + lr * g is ``tree.map(lambda w, g: w + lr * g, w, g)``. Trees are never changed in place
+here.
 
-Room: PyTorch computation. Imports nothing of ours.
+Layer: core (PyTorch).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
-"""Parameters, deltas, gradients, memories: one tensor a name."""
+"""Parameters, deltas, gradients, memories: one tensor per name."""
 
 
 def map(function: Callable[..., Tensor], *trees: Params) -> Params:  # noqa: A001 (read as tree.map)

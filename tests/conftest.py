@@ -9,10 +9,10 @@ import torch
 from fedprox_lib import models
 from fedprox_lib.algorithms import FedProx
 from fedprox_lib.data import Examples
-from fedprox_lib.experiment import Experiment
 from fedprox_lib.partition import IID, LabelShards
 from fedprox_lib.plan import LocalWork, Planner
-from fedprox_lib.simulate import Job
+from fedprox_lib.simulation import Job
+from fedprox_lib.sweeps.experiment import Experiment
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def toy():
     y = torch.from_numpy(rng.integers(0, 10, sum(sizes)))
     partition = IID(len(sizes)).split(y.numpy(), data_seed=0)
     rows = np.split(np.concatenate(partition.rows), np.cumsum(sizes)[:-1])
-    return models.get("logistic"), Examples(x, y), type(partition)(tuple(rows))
+    return models.logistic(), Examples(x, y), type(partition)(tuple(rows))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def job_of():
     """Make a job from parameters, a work order and an algorithm."""
 
     def make(start, work, algorithm, lr=0.1):
-        return Job(start, work, lr, algorithm, algorithm.numbers(), {}, {})
+        return Job(start, work, lr, algorithm, algorithm.hyperparameters(), {}, {})
 
     return make
 

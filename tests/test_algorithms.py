@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedprox_lib import models, simulate, tree
-from fedprox_lib.algorithms import ALL, AdaptiveFedProx, FedAvg, FedProx
+from fedprox_book.paper import AdaptiveFedProx
+from fedprox_lib import simulation, tree
+from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.data import Examples
 from fedprox_lib.plan import ClientWork, LocalWork, UniformPlanner
+from fedprox_lib.sweeps import registry
+from fedprox_lib.sweeps.registry import ALGORITHMS
 
 
 class KeepingFedAvg(FedAvg):
@@ -21,9 +24,9 @@ def run(toy, algorithm, rounds=3, fraction=0.5, dtype=torch.float64, lr=0.1):
     train = Examples(train.x.to(dtype), train.y)
     planner = UniformPlanner(partition, LocalWork(3, 4, lr), 0, 5, fraction)
     params = model.init(0, dtype)
-    state = simulate.State(0, params, algorithm.init_server(params), {})
+    state = simulation.State(0, params, algorithm.init_server(params), {})
     for t in range(1, rounds + 1):
-        state = simulate.run_round(
+        state = simulation.run_round(
             state, planner.round_plan(t), train, model=model, algorithm=algorithm, lr=lr, num_clients=7
         )
     return state
@@ -67,14 +70,14 @@ def test_proximal_steps_match_the_closed_form_of_a_quadratic(mu):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(("name", "steps"), [("logistic", 20), ("cnn", 3), ("cnn_blog", 3)])
 def test_one_client_matches_torch_sgd_on_the_penalised_loss(name, steps, dtype, tolerance, job_of):
-    model, mu, lr = models.get(name), 0.7, 0.05
+    model, mu, lr = registry.model_named(name), 0.7, 0.05
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((12, 1, 28, 28))).to(dtype)
     y = torch.from_numpy(rng.integers(0, 10, 12))
     order = np.concatenate([rng.permutation(12)[:5] for _ in range(steps)])
     work = ClientWork(0, False, 12, order, np.full(steps, 5))
     start = model.init(0, dtype)
-    (ours,) = simulate.sequential(model, Examples(x, y), [job_of(start, work, FedProx(mu=mu), lr)])
+    (ours,) = simulation.sequential(model, Examples(x, y), [job_of(start, work, FedProx(mu=mu), lr)])
 
     w = {k: v.clone().requires_grad_() for k, v in start.items()}
     optimiser = torch.optim.SGD(w.values(), lr=lr)
@@ -95,10 +98,10 @@ def test_the_average_weighs_rows_not_batches_and_not_work(toy):
     plan = planner.round_plan(1)
     start = model.init(0, torch.float64)
     algorithm = FedProx(mu=0.3)
-    state = simulate.State(0, start, {}, {})
-    after = simulate.run_round(state, plan, train, model=model, algorithm=algorithm, lr=0.1, num_clients=7)
-    jobs = [simulate.Job(start, w, 0.1, algorithm, algorithm.numbers(), {}, {}) for w in plan.cohort]
-    ends = simulate.sequential(model, train, jobs)
+    state = simulation.State(0, start, {}, {})
+    after = simulation.run_round(state, plan, train, model=model, algorithm=algorithm, lr=0.1, num_clients=7)
+    jobs = [simulation.Job(start, w, 0.1, algorithm, algorithm.hyperparameters(), {}, {}) for w in plan.cohort]
+    ends = simulation.sequential(model, train, jobs)
     n = np.array([len(partition.rows[w.client]) for w in plan.cohort], dtype=float)
     for name in start:
         expected = sum(p * w[name] for p, w in zip(n / n.sum(), ends, strict=True))
@@ -111,22 +114,22 @@ def test_everybody_one_full_batch_is_gradient_descent(toy):
     planner = UniformPlanner(partition, LocalWork(1, 1000, 0.1), 0, 7, 0.0)
     w = model.init(0, torch.float64)
     for algorithm in (FedAvg(), FedProx(mu=5.0)):  # at w_t the proximal gradient is 0
-        state = simulate.run_round(
-            simulate.State(0, w, {}, {}), planner.round_plan(1), train,
+        state = simulation.run_round(
+            simulation.State(0, w, {}, {}), planner.round_plan(1), train,
             model=model, algorithm=algorithm, lr=0.1, num_clients=7,
         )  # fmt: skip
         expected = tree.map(lambda w, g: w - 0.1 * g, w, model.gradient(w, train.x, train.y))
         assert all(torch.allclose(state.params[k], expected[k], rtol=0, atol=1e-13) for k in w)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_an_empty_cohort_changes_nothing(name, toy):
-    algorithm = ALL[name](mu=1.0) if issubclass(ALL[name], FedProx) else ALL[name]()
+    algorithm = ALGORITHMS[name](mu=1.0) if issubclass(ALGORITHMS[name], FedProx) else ALGORITHMS[name]()
     model, train, partition = toy
     plan = UniformPlanner(partition, LocalWork(1, 4, 0.1), 0, 5, 1.0).round_plan(1)
     start = model.init(0, torch.float64)
-    state = simulate.State(0, start, algorithm.init_server(start), {})
-    after = simulate.run_round(
+    state = simulation.State(0, start, algorithm.init_server(start), {})
+    after = simulation.run_round(
         state, plan.without_stragglers(), train, model=model, algorithm=algorithm, lr=0.1, num_clients=7
     )
     assert after.round == 1 and equal(after.params, start)
@@ -140,8 +143,8 @@ def test_a_stronger_leash_keeps_closer_in_the_stable_regime(toy):
     start = model.init(0, torch.float64)
     distance = []
     for mu in (1.0, 10.0, 100.0):
-        job = simulate.Job(start, work, 0.01, FedProx(mu=mu), {"mu": mu}, {}, {})
-        (w,) = simulate.sequential(model, train, [job])
+        job = simulation.Job(start, work, 0.01, FedProx(mu=mu), {"mu": mu}, {}, {})
+        (w,) = simulation.sequential(model, train, [job])
         g = model.gradient(w, *train.take(rows))
         # stationarity of h: mu (w_t - w) = grad F(w)
         assert float(tree.norm(tree.map(lambda g, w, s, mu=mu: g + mu * (w - s), g, w, start))) < 0.05 * mu
@@ -160,7 +163,7 @@ def mu_path(algorithm, losses):
     path = []
     for loss in losses:
         server = algorithm.observe(server, loss)
-        path.append(algorithm.numbers_at(server)["mu"])
+        path.append(algorithm.hyperparameters_at(server)["mu"])
     return path
 
 

@@ -9,14 +9,16 @@ import pandas as pd
 import pytest
 import torch
 
-from fedprox_lib import audit, baselines, data, engine, models, profile, records, simulate, sweeps, tree
+from fedprox_book import audit, baselines, profile, sweeps
+from fedprox_book.audit_table import COLUMNS, MEANT, PUBLISHED, power_law, summary
+from fedprox_lib import engine, models, simulation, tree
 from fedprox_lib.algorithms import FedAvg, FedProx
-from fedprox_lib.audit_table import COLUMNS, MEANT, PUBLISHED, power_law, summary
 from fedprox_lib.data import Examples
-from fedprox_lib.experiment import Experiment
-from fedprox_lib.federation import Federation, prepare
 from fedprox_lib.partition import IID, LabelShards, Partition, PowerLaw
 from fedprox_lib.plan import LocalWork, UniformPlanner
+from fedprox_lib.sweeps import datasets, lockstep, records
+from fedprox_lib.sweeps.experiment import Experiment
+from fedprox_lib.sweeps.federations import federation_of, federations_of
 
 ROOT = Path(__file__).parent.parent
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -58,7 +60,7 @@ def test_the_command_measures_again_and_sets_it_beside_the_record(tmp_path, caps
     assert "measured now, profile smoke" in said and said.count("largest difference from plain SGD") == 2
     made = records.read(tmp_path / "tables" / "audit-snippet")
     assert list(made.table.columns) == list(COLUMNS) and made.settings["size"] == "smoke"
-    record = summary(audit.find("snippet").measure(profile.get("published")))
+    record = summary(audit.find("snippet").measure(profile.profile_named("published")))
     assert f"{record[MEANT].iloc[0]:.4f}" in said.split("the book's record")[1]
 
 
@@ -101,7 +103,7 @@ def test_the_unsquared_pull_is_the_gradient_of_the_unsquared_penalty():
 
 @pytest.fixture(scope="module")
 def local_run():
-    model, digits = models.get("logistic"), data.load("mnist5k").train
+    model, digits = models.logistic(), datasets.load("mnist5k").train
     w = model.init(0, torch.float64)
     taken = [digits.take(np.arange(i, 4000, 400)) for i in range(4)]
     batches = [Examples(batch.x.double(), batch.y) for batch in taken]
@@ -125,7 +127,7 @@ def test_a_list_as_anchor_makes_it_fedprox(local_run):
         ours = w
         for batch in batches:
             g = model.gradient(ours, *batch)
-            d = algorithm.local_gradient(g, ours, w, {}, {}, algorithm.numbers())
+            d = algorithm.local_gradient(g, ours, w, {}, {}, algorithm.hyperparameters())
             ours = tree.map(lambda t, d: t - 0.001 * d, ours, d)
         assert all(torch.allclose(theirs[name], ours[name], atol=1e-9) for name in w)
         assert max(float((theirs[name] - plain[name]).abs().max()) for name in w) > 1e-4
@@ -174,7 +176,7 @@ def test_no_client_holds_a_row_that_we_test_on(scheme):
     e = Experiment(
         algorithm=FedAvg(), partition=scheme, work=LocalWork(1, 10, 0.1), rounds=1, cohort_size=2, data="mnist5k"
     )
-    f = Federation.of(e)
+    f = federation_of(e)
     held = {image.numpy().tobytes() for image in f.train.take(np.concatenate(f.partition.rows)).x}
     assert not any(image.numpy().tobytes() in held for image in f.test.x)
 
@@ -221,21 +223,21 @@ def test_coins_fall_as_often_as_they_should():
 
 
 def test_our_arms_meet_the_same_stragglers():
-    b = power_law(profile.get("smoke"))
+    b = power_law(profile.profile_named("smoke"))
     arms = [replace(b, algorithm=a) for a in (FedAvg(), FedProx(mu=0.0), FedProx(mu=1.0))]
-    plans = [[f.planner.round_plan(t) for t in range(1, 4)] for f in prepare(arms)]
-    for rounds in zip(*plans, strict=True):
-        late = [[(c.client, c.straggler, c.num_steps) for c in plan.cohort] for plan in rounds]
+    plans = [[f.planner.round_plan(t) for t in range(1, 4)] for f in federations_of(arms)]
+    for same_round in zip(*plans, strict=True):
+        late = [[(c.client, c.straggler, c.num_steps) for c in plan.cohort] for plan in same_round]
         assert late[0] == late[1] == late[2] and any(straggler for _, straggler, _ in late[0])
 
 
 def test_the_batched_engine_trains_coins_as_the_definition_does():
-    b = power_law(profile.get("smoke"))
-    f = Federation.of(b)
+    b = power_law(profile.profile_named("smoke"))
+    f = federation_of(b)
     ends = []
-    for backend in (simulate.sequential, engine.batched):
+    for backend in (simulation.sequential, engine.batched):
         other = replace(f, planner=baselines.TossesCoins(f.planner))
-        *_, (state, _) = simulate.simulate(b, backend=backend, federation=other)
+        *_, (state, _) = lockstep.follow(b, backend=backend, federation=other)
         ends.append(state.params)
     assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-5) for name in ends[0])
 
@@ -258,7 +260,7 @@ def test_the_reported_loss_is_a_tenth():
 )
 def test_every_cheap_measurement_has_both_variants(key, tmp_path):
     """Exact consequences that hold at any size; CNNs and the sequential backend are left to the notebook."""
-    small = replace(profile.get("smoke"), store=tmp_path)
+    small = replace(profile.profile_named("smoke"), folder=tmp_path)
     table = audit.find(key).measure(small)
     assert list(table.columns) == list(COLUMNS) and table["value"].notna().all()
     by = summary(table).set_index("metric")

@@ -20,9 +20,11 @@ import pandas as pd
 import pytest
 import torch
 
-from fedprox_lib import authors, engine, models, profile, synthetic
+from fedprox_book import profile
+from fedprox_book.paper import authors, synthetic
+from fedprox_book.paper.authors_plan import AuthorsPlanner
+from fedprox_lib import engine, models
 from fedprox_lib.algorithms import FedAvg, FedProx
-from fedprox_lib.authors_plan import AuthorsPlanner
 from fedprox_lib.partition import Partition
 from fedprox_lib.plan import LocalWork
 
@@ -433,7 +435,7 @@ def test_the_command_writes_the_curve(files):
     folder, words = files
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "fedprox_lib.authors", *command(words)],
+        [sys.executable, "-m", "fedprox_book.paper.authors", *command(words)],
         cwd=Path(__file__).parent.parent, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

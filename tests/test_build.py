@@ -111,7 +111,7 @@ def test_tidying_makes_a_source_pass(tmp_path):
     notebook = chapter()
     for mutate in (stored_output, stored_count, other_kernel, edited_guard, widget_state):
         mutate(notebook)
-    notebook.cells[1].source = notebook.cells[1].source.replace("@v0.1.0", "@v0.0.9")
+    notebook.cells[1].source = notebook.cells[1].source.replace("@v0.2.0", "@v0.0.9")
     before = [cell.id for cell in notebook.cells]
     tidy_notebooks.tidy(notebook)
     assert source_complaints(tmp_path, notebook) == ""

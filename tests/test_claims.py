@@ -6,12 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedprox_lib import claim_statistics, claims, diagnostics, profile, records, simulate, sweeps_paper, theory
+from fedprox_book import diagnostics, profile, sweeps_paper
+from fedprox_book.paper import claim_statistics, claims, theory
+from fedprox_book.paper.claim_statistics import STATISTICS
+from fedprox_book.paper.claims import Claim
+from fedprox_lib import simulation
 from fedprox_lib.algorithms import FedAvg, FedProx
-from fedprox_lib.claim_statistics import STATISTICS
-from fedprox_lib.claims import Claim
-from fedprox_lib.experiment import Evaluation
-from fedprox_lib.federation import Federation
+from fedprox_lib.sweeps import lockstep, records
+from fedprox_lib.sweeps.experiment import Evaluation
+from fedprox_lib.sweeps.federations import federation_of
 
 DROP, KEEP, PROX = "FedAvg", "FedProx, mu = 0", "FedProx, mu = 1"
 
@@ -159,7 +162,7 @@ def test_verdicts_follow_from_intervals(monkeypatch, values, verdict):
         pd.DataFrame({"part": f"part {i}", "replicate": range(len(v)), "value": v}) for i, v in enumerate(values)
     )
     monkeypatch.setattr(claims, "values", lambda claim, profile: table)
-    assert claims.judge(claim({"below": 0}), profile.get("published")).verdict == verdict
+    assert claims.judge(claim({"below": 0}), profile.profile_named("published")).verdict == verdict
 
 
 def test_sides_at_their_bounds():
@@ -171,7 +174,7 @@ def test_sides_at_their_bounds():
 def test_a_proportion_has_an_exact_interval(monkeypatch):
     table = pd.DataFrame({"part": "50 %", "replicate": range(10), "value": [1.0] * 10})
     monkeypatch.setattr(claims, "values", lambda claim, profile: table)
-    found = claims.parts(claim({"above": 0.5}, interval="exact"), profile.get("published"))
+    found = claims.parts(claim({"above": 0.5}, interval="exact"), profile.profile_named("published"))
     assert found["low"].tolist() == pytest.approx([0.025**0.1]) and found["side"].tolist() == ["inside"]
 
 
@@ -206,10 +209,10 @@ def test_every_claim_can_be_judged_or_says_why_not():
 def test_the_sweeps_hold_the_arms_that_feddane_is_judged_by():
     """A name of an arm is text in claims.yml; here FedDane's are held to the labels of the experiments."""
     for name in ("smoke", "paper"):
-        runs = sweeps_paper.feddane(profile.get(name))
+        runs = sweeps_paper.feddane(profile.profile_named(name))
         assert len({e.id for e in runs}) == len(runs) == 7 * (2 if name == "smoke" else 5)
         for c in (c for c in claims.load() if c.id.startswith("C15")):
-            beside = sweeps_paper.PAPER[c.sweeps[0]](profile.get(name))
+            beside = sweeps_paper.PAPER[c.sweeps[0]](profile.profile_named(name))
             full = [
                 e for e in [*runs, *beside] if e.data == beside[0].data and e.seed == 1 and not e.straggler_fraction
             ]
@@ -220,7 +223,7 @@ def test_the_sweeps_hold_the_arms_that_feddane_is_judged_by():
 def test_fedprox_0_is_fedavg_bit_for_bit():
     """C0, with both backends and both models."""
     (c0,) = [c for c in claims.load() if c.id == "C0"]
-    _, verdict, found = claims.judge(c0, profile.get("published"))
+    _, verdict, found = claims.judge(c0, profile.profile_named("published"))
     assert verdict == "reproduced" and len(found) == 4 and (found["mean"] == 0).all()
 
 
@@ -240,7 +243,7 @@ def test_rho_term_by_term():
 
 
 def test_more_epochs_of_the_same_batches_are_measured_along_a_run():
-    smoke = profile.get("smoke")
+    smoke = profile.profile_named("smoke")
     e = sweeps_paper.synthetic(smoke, "synthetic_iid")
     e = replace(e, algorithm=FedProx(mu=1.0), rounds=1)
     table = theory.along([e], rounds=[1, 2], epochs=[1, 2])  # at the start of round 2, which is not trained
@@ -264,7 +267,7 @@ def test_more_epochs_of_the_same_batches_are_measured_along_a_run():
 
 def test_runs_looked_at_together_are_looked_at_as_alone():
     """gamma after all epochs is that of the model which the run itself averages."""
-    smoke = profile.get("smoke")
+    smoke = profile.profile_named("smoke")
     e = replace(sweeps_paper.synthetic(smoke, "synthetic_1_1"), algorithm=FedProx(mu=1.0), rounds=1)
     other = replace(e, data="synthetic_0_0")
     both = theory.along([e, other.replicate(1)], [2], [1, 2])
@@ -272,11 +275,11 @@ def test_runs_looked_at_together_are_looked_at_as_alone():
     mine = both[both["data"] == e.data].reset_index(drop=True)
     pd.testing.assert_frame_equal(mine, alone, rtol=1e-4)
 
-    federation = Federation.of(e)
-    (_, _), (state, _) = simulate.simulate(e, federation=federation)
-    jobs = simulate.round_jobs(state, federation.planner.round_plan(2), e.algorithm, e.work.lr)
+    federation = federation_of(e)
+    (_, _), (state, _) = lockstep.follow(e, federation=federation)
+    jobs = simulation.round_jobs(state, federation.planner.round_plan(2), e.algorithm, e.work.lr)
     last = alone[alone["epochs"] == e.work.epochs].set_index("client")["gamma"]
-    for job, w in zip(jobs, simulate.sequential(federation.model, federation.train, jobs), strict=True):
+    for job, w in zip(jobs, simulation.sequential(federation.model, federation.train, jobs), strict=True):
         held = federation.train.take(federation.partition.rows[job.work.client])
         gamma = diagnostics.inexactness(federation.model, w, state.params, held, 1.0)
         assert last[job.work.client] == pytest.approx(gamma, rel=1e-3)
@@ -285,13 +288,13 @@ def test_runs_looked_at_together_are_looked_at_as_alone():
 def test_the_table_behind_c17_and_c18_rho_is_found_by_its_name(tmp_path, capsys):
     theory.main(["--profile", "smoke", "--store", str(tmp_path)])
     assert f"table 'paper-gamma': {4 * 2 * 2 * 2 * 10} rows" in capsys.readouterr().out
-    smoke = replace(profile.get("smoke"), store=tmp_path)
+    smoke = replace(profile.profile_named("smoke"), folder=tmp_path)
     judged = {claim.id: parts for claim, _, parts in claims.judge_all(smoke, ["C17", "C18-rho"])}
     assert len(judged["C17"]) == len(judged["C18-rho"]) == 4
 
 
 def test_a_page_shows_every_verdict_and_how_each_claim_was_read():
-    judged = claims.judge_all(profile.get("published"), ["C5", "C5-mu", "C14-mu", "C-femnist"])
+    judged = claims.judge_all(profile.profile_named("published"), ["C5", "C5-mu", "C14-mu", "C-femnist"])
     text = claims.tables(judged)
     for claim, verdict, parts in judged:
         [row] = [

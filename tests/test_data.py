@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedprox_lib import data, profile, sweeps_paper
-from fedprox_lib.federation import Federation
-from fedprox_lib.partition import LogNormalSizes
+from fedprox_book import profile, sweeps_paper
+from fedprox_book.paper import LogNormalSizes, femnist
+from fedprox_lib import data
+from fedprox_lib.sweeps import datasets
+from fedprox_lib.sweeps.federations import federation_of
 
 
 @pytest.fixture
@@ -30,15 +32,15 @@ def idx_folder(tmp_path, monkeypatch):
         ):
             (raw / f"{name}.gz").write_bytes(gzip.compress(content))
             sums[name] = hashlib.sha256(content).hexdigest()
-    monkeypatch.setitem(data._FULL, "mnist", data._FULL["mnist"]._replace(sha256=sums))
+    monkeypatch.setitem(datasets._FULL, "mnist", datasets._FULL["mnist"]._replace(sha256=sums))
     monkeypatch.setenv("FEDPROX_DATA", str(tmp_path))
-    data._load.cache_clear()
+    datasets._load.cache_clear()
     yield raw
-    data._load.cache_clear()
+    datasets._load.cache_clear()
 
 
 def test_mnist5k_is_balanced_and_split_once():
-    d = data.load("mnist5k")
+    d = datasets.load("mnist5k")
     assert d.train.x.shape == (4000, 1, 28, 28) and d.test.x.shape == (1000, 1, 28, 28)
     assert d.train.y.bincount().tolist() == [400] * 10 and d.test.y.bincount().tolist() == [100] * 10
     assert d.train.x.dtype == torch.float32 and d.train.y.dtype == torch.int64
@@ -47,7 +49,7 @@ def test_mnist5k_is_balanced_and_split_once():
 
 
 def test_normalisations():
-    standard, per_pixel, unit = (data.load("mnist5k", name).train.x for name in data.NORMALISATIONS)
+    standard, per_pixel, unit = (datasets.load("mnist5k", name).train.x for name in datasets.NORMALISATIONS)
     assert (float(unit.min()), float(unit.max())) == (0.0, 1.0)
     assert torch.allclose(unit, standard * 0.3081 + 0.1307, atol=1e-6)
     assert abs(float(standard.min()) - (0 - 0.1307) / 0.3081) < 1e-5
@@ -55,11 +57,11 @@ def test_normalisations():
     assert float(per_pixel.mean(0).abs().max()) < 1e-3
     assert float(per_pixel.std(0).max()) < 1.01
     with pytest.raises(ValueError, match=r"normalisation must be one of standard, per_pixel, unit, got 'x'"):
-        data.load("mnist5k", "x")
+        datasets.load("mnist5k", "x")
 
 
 def test_archives_are_unpacked_and_read_through_torchvision(idx_folder):
-    d = data.load("mnist")
+    d = datasets.load("mnist")
     assert d.train.x.shape == (20, 1, 28, 28) and d.test.y.tolist() == list(range(10))
 
 
@@ -67,25 +69,25 @@ def test_a_truncated_archive_is_named(idx_folder):
     archive = idx_folder / "train-images-idx3-ubyte.gz"
     archive.write_bytes(archive.read_bytes()[:-200])
     with pytest.raises(data.DataCorrupt, match=r"train-images-idx3-ubyte.gz is truncated or altered"):
-        data.load("mnist")
+        datasets.load("mnist")
     assert not (idx_folder / "train-images-idx3-ubyte").exists()
 
 
 def test_an_altered_file_is_named(idx_folder):
-    data.load("mnist")
-    data._load.cache_clear()
+    datasets.load("mnist")
+    datasets._load.cache_clear()
     labels = idx_folder / "t10k-labels-idx1-ubyte"
     content = bytearray(labels.read_bytes())
     content[-1] ^= 1
     labels.write_bytes(bytes(content))
     with pytest.raises(data.DataCorrupt, match=r"t10k-labels-idx1-ubyte is truncated or altered \(SHA-256"):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 def test_a_well_formed_but_other_archive_is_named(idx_folder):
     (idx_folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"other content"))
     with pytest.raises(data.DataCorrupt, match=r"train-labels-idx1-ubyte is truncated or altered"):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 def test_missing_full_mnist_names_the_ways_to_get_it(tmp_path, monkeypatch):
@@ -94,16 +96,16 @@ def test_missing_full_mnist_names_the_ways_to_get_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setenv("FEDPROX_DATA", str(tmp_path / "empty"))
-    data._load.cache_clear()
+    datasets._load.cache_clear()
     with pytest.raises(
-        data.DataMissing, match=r"(?s)connect to the internet.*set FEDPROX_DATA.*'published' needs neither"
+        datasets.DataMissing, match=r"(?s)connect to the internet.*set FEDPROX_DATA.*'published' needs neither"
     ):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 def test_unknown_data_set():
     with pytest.raises(ValueError, match=r"data must be one of mnist, fashion_mnist, mnist5k, femnist, got 'emnist'"):
-        data.load("emnist")
+        datasets.load("emnist")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
@@ -112,17 +114,17 @@ def test_full_data_where_they_are(name, tmp_path, monkeypatch):
     import os
     from pathlib import Path
 
-    source = Path(os.environ.get("FEDPROX_DATA", "")) / data._FULL[name].folder
+    source = Path(os.environ.get("FEDPROX_DATA", "")) / datasets._FULL[name].folder
     if not os.environ.get("FEDPROX_DATA") or not (source / "raw").is_dir():
         pytest.skip(f"FEDPROX_DATA holds no {name}")
     shutil.copytree(source, tmp_path / source.name)
     for path in [tmp_path / source.name, *(tmp_path / source.name).rglob("*")]:
         path.chmod(0o755)
     monkeypatch.setenv("FEDPROX_DATA", str(tmp_path))
-    data._load.cache_clear()
-    d = data.load(name)
+    datasets._load.cache_clear()
+    d = datasets.load(name)
     assert d.train.x.shape == (60_000, 1, 28, 28) and d.test.x.shape == (10_000, 1, 28, 28)
-    data._load.cache_clear()
+    datasets._load.cache_clear()
 
 
 # --- FEMNIST, on made-up images --------------------------------------------------------------------------------------
@@ -159,8 +161,8 @@ def emnist_folder(tmp_path, monkeypatch):
 
 
 def forget():
-    data._load.cache_clear()
-    data.pooled.cache_clear()
+    datasets._load.cache_clear()
+    datasets.pooled.cache_clear()
 
 
 def numbers(examples):
@@ -170,7 +172,7 @@ def numbers(examples):
 
 
 def test_femnist_is_the_letters_a_to_j_upright_in_0_to_1(emnist_folder):
-    d = data.load("femnist", "unit")
+    d = datasets.load("femnist", "unit")
     for part, of_each in ((d.train, 40), (d.test, 10)):
         assert part.x.shape == (10 * of_each, 1, 28, 28) and part.x.dtype == torch.float32
         assert part.y.dtype == torch.int64 and part.y.bincount().tolist() == [of_each] * 10
@@ -181,29 +183,29 @@ def test_femnist_is_the_letters_a_to_j_upright_in_0_to_1(emnist_folder):
 
 
 def test_femnist_takes_so_many_of_a_letter_and_no_more(emnist_folder, monkeypatch):
-    assert data._MOST_TRAIN + data._MOST_TEST == 4_000
-    everything = data.load("femnist", "unit")
-    monkeypatch.setattr(data, "_MOST_TRAIN", 15)
-    monkeypatch.setattr(data, "_MOST_TEST", 12)
+    assert femnist.MOST_TRAIN + femnist.MOST_TEST == 4_000
+    everything = datasets.load("femnist", "unit")
+    monkeypatch.setattr(femnist, "MOST_TRAIN", 15)
+    monkeypatch.setattr(femnist, "MOST_TEST", 12)
     forget()
-    d = data.load("femnist", "unit")
+    d = datasets.load("femnist", "unit")
     assert d.train.y.bincount().tolist() == [15] * 10 and d.test.y.bincount().tolist() == [10] * 10
     assert set(numbers(d.train)[0]) < set(numbers(everything.train)[0])
-    assert data.pooled("femnist", "unit").y.bincount().tolist() == [25] * 10
+    assert datasets.pooled("femnist", "unit").y.bincount().tolist() == [25] * 10
 
 
 def test_femnist_records_the_checksum_of_what_was_read(emnist_folder):
-    before = data.load("femnist").sha256
+    before = datasets.load("femnist").sha256
     labels = emnist_folder / "emnist-byclass-test-labels-idx1-ubyte"
     content = bytearray(labels.read_bytes())
     content[-1] ^= 1
     labels.write_bytes(bytes(content))
     forget()
-    assert data.load("femnist").sha256 != before and len(before) == 64
+    assert datasets.load("femnist").sha256 != before and len(before) == 64
     labels.write_bytes(content[:-3])
     forget()
     with pytest.raises(data.DataCorrupt, match=r"EMNIST/raw holds a EMNIST file that is truncated or altered"):
-        data.load("femnist")
+        datasets.load("femnist")
 
 
 @pytest.mark.parametrize("there", [[], ["train-images-idx3", "train-labels-idx1"]])
@@ -215,21 +217,23 @@ def test_missing_femnist_names_the_ways_to_get_it(emnist_folder, monkeypatch, th
     for archive in emnist_folder.iterdir():
         if not any(name in archive.name for name in there):
             archive.unlink()
-    with pytest.raises(data.DataMissing, match=r"(?s)femnist is not in .*EMNIST/raw.*set FEDPROX_DATA.*EMNIST/raw/"):
-        data.load("femnist")
+    with pytest.raises(
+        datasets.DataMissing, match=r"(?s)femnist is not in .*EMNIST/raw.*set FEDPROX_DATA.*EMNIST/raw/"
+    ):
+        datasets.load("femnist")
 
 
 def test_femnist_clients_share_no_image(emnist_folder):
     """The authors' script gives all clients of a letter the same leading images."""
-    e = sweeps_paper.femnist(profile.get("paper"))[0]
+    e = sweeps_paper.femnist(profile.profile_named("paper"))[0]
     e = e.__class__(**{**vars(e), "partition": LogNormalSizes(num_clients=4), "cohort_size": 2})
-    federation = Federation.of(e)
+    federation = federation_of(e)
     held = np.concatenate(federation.partition.rows)
     assert len(held) == len(np.unique(held)) > 0
-    pool = data.pooled("femnist", "unit")
+    pool = datasets.pooled("femnist", "unit")
     images = [{image.numpy().tobytes() for image in pool.take(rows).x} for rows in federation.partition.rows]
     tested = {image.numpy().tobytes() for image in federation.test.x}
     assert len(set.union(*images)) == len(held) and not set.union(*images) & tested
     first, second = (set(pool.labels[rows]) for rows in federation.partition.rows[:2])
     assert first & second == {1, 2, 3, 4}
-    assert federation.data_sha256 == data.load("femnist", "unit").sha256
+    assert federation.data_sha256 == datasets.load("femnist", "unit").sha256

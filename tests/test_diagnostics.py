@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from fedprox_lib import diagnostics, tree
-from fedprox_lib.figures import show
-from fedprox_lib.statistics import interval, paired, rounds_text, rounds_to
+from fedprox_book import diagnostics
+from fedprox_book.figures import show
+from fedprox_lib import tree
+from fedprox_lib.sweeps.statistics import interval, paired, rounds_text, rounds_to
 
 
 def test_inexactness_is_1_at_the_start_and_0_at_the_minimiser(toy):

@@ -9,13 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from fedprox_lib import diagnostics, engine, experiment, models, parallel, profile, results, simulate, tree
-from fedprox_lib.algorithms import ALL, AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedDane, FedProx, Scaffold
+from fedprox_book import profile
+from fedprox_book.paper import AdaptiveFedProx, FedDane
+from fedprox_lib import engine, models, simulation, tree
+from fedprox_lib.algorithms import FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
 from fedprox_lib.data import Examples
-from fedprox_lib.federation import Federation, Gradients, measure, prepare
+from fedprox_lib.federation import Federation, Gradients
 from fedprox_lib.partition import IID, Dirichlet, LabelShards, Partition
 from fedprox_lib.plan import ClientWork, LocalWork, UniformPlanner
 from fedprox_lib.rng import stream
+from fedprox_lib.sweeps import experiment, federations, lockstep, parallel, registry, results
+from fedprox_lib.sweeps.federations import federation_of, federations_of, measure_together
+from fedprox_lib.sweeps.registry import ALGORITHMS
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 EXAMPLES = [
@@ -37,10 +42,10 @@ def train(toy, algorithm, backend, dtype, *, model=None, rounds=3, fraction=0.5,
     model = model or linear
     planner = UniformPlanner(partition, LocalWork(epochs, batch_size, 0.05), 0, 6, fraction)
     params = model.init(0, dtype)
-    state = simulate.State(0, params, algorithm.init_server(params), {})
+    state = simulation.State(0, params, algorithm.init_server(params), {})
     train = Examples(train.x.to(dtype), train.y)
     for t in range(1, rounds + 1):
-        state = simulate.run_round(
+        state = simulation.run_round(
             state, planner.round_plan(t), train, model=model, algorithm=algorithm, lr=0.05, num_clients=7,
             backend=backend, gradients=Gradients(model, train, partition, seed=0),
         )  # fmt: skip
@@ -48,14 +53,14 @@ def train(toy, algorithm, backend, dtype, *, model=None, rounds=3, fraction=0.5,
 
 
 def test_every_algorithm_is_among_the_examples():
-    assert {type(a).__name__ for a in EXAMPLES} == set(ALL)
+    assert {type(a).__name__ for a in EXAMPLES} == set(ALGORITHMS)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("algorithm", EXAMPLES, ids=repr)
 def test_batched_is_sequential(toy, algorithm, dtype, monkeypatch):
     monkeypatch.setattr(engine, "MOST_STEPS", 5)  # so that borders are crossed
-    start, slow = train(toy, algorithm, simulate.sequential, dtype)
+    start, slow = train(toy, algorithm, simulation.sequential, dtype)
     _, fast = train(toy, algorithm, engine.batched, dtype)
     assert apart(fast.params, slow.params, start) <= TOLERANCE[dtype]
     assert fast.memories.keys() == slow.memories.keys()
@@ -66,8 +71,8 @@ def test_batched_is_sequential(toy, algorithm, dtype, monkeypatch):
 @pytest.mark.parametrize("at_once", [1, 2, 3, 100])
 @pytest.mark.parametrize("batch_size", [1, 10, 1000])
 def test_batched_is_sequential_however_it_is_chunked(toy, batch_size, at_once, monkeypatch):
-    monkeypatch.setitem(engine.CHUNK_BYTES, "cpu", at_once * 7850 * 8)
-    start, slow = train(toy, FedProx(mu=1.0), simulate.sequential, torch.float64, batch_size=batch_size)
+    monkeypatch.setitem(engine.STACK_BYTES, "cpu", at_once * 7850 * 8)
+    start, slow = train(toy, FedProx(mu=1.0), simulation.sequential, torch.float64, batch_size=batch_size)
     _, fast = train(toy, FedProx(mu=1.0), engine.batched, torch.float64, batch_size=batch_size)
     assert apart(fast.params, slow.params, start) <= 1e-12
 
@@ -77,9 +82,9 @@ def test_batched_is_sequential_however_it_is_chunked(toy, batch_size, at_once, m
 @pytest.mark.parametrize("algorithm", [FedProx(mu=0.7), Scaffold()], ids=repr)
 def test_convolutional_models_too(toy, name, algorithm, at_once, monkeypatch):
     """One client at a time is what a CPU does, side by side what a GPU does."""
-    monkeypatch.setitem(engine.CHUNK_BYTES, "cpu", at_once * 1_663_370 * 4)
-    model = models.get(name)
-    start, slow = train(toy, algorithm, simulate.sequential, torch.float32, model=model, rounds=1, epochs=2)
+    monkeypatch.setitem(engine.STACK_BYTES, "cpu", at_once * 1_663_370 * 4)
+    model = registry.model_named(name)
+    start, slow = train(toy, algorithm, simulation.sequential, torch.float32, model=model, rounds=1, epochs=2)
     _, fast = train(toy, algorithm, engine.batched, torch.float32, model=model, rounds=1, epochs=2)
     assert apart(fast.params, slow.params, start) <= 1e-5
 
@@ -91,7 +96,7 @@ def test_an_empty_cohort_changes_nothing(toy, algorithm):
     class Dropping(type(algorithm)):
         keeps_partial_work = False
 
-    start, state = train(toy, Dropping(**algorithm.numbers()), engine.batched, torch.float64, fraction=1.0)
+    start, state = train(toy, Dropping(**algorithm.hyperparameters()), engine.batched, torch.float64, fraction=1.0)
     assert state.round == 3 and all(torch.equal(state.params[name], start[name]) for name in start)
 
 
@@ -102,7 +107,7 @@ def test_a_client_without_a_step_stays_where_it_was(toy, job_of):
     idle = ClientWork(0, True, 3, np.array([], dtype=np.int64), np.array([], dtype=np.int64))
     busy = ClientWork(1, False, 3, np.arange(3), np.array([2, 1]))
     jobs = [job_of(start, work, FedProx(mu=1.0)) for work in (idle, busy, idle)]
-    fast, slow = engine.batched(model, train, jobs), simulate.sequential(model, train, jobs)
+    fast, slow = engine.batched(model, train, jobs), simulation.sequential(model, train, jobs)
     assert all(torch.equal(fast[i][name], start[name]) for i in (0, 2) for name in start)
     assert apart(fast[1], slow[1], start) <= 1e-12
     assert engine.batched(model, train, jobs[:1])[0].keys() == start.keys()
@@ -117,8 +122,8 @@ def test_jobs_of_one_plan_share_their_batches_and_others_do_not(toy):
         shared = drawn.setdefault(seed, {})
         plan = UniformPlanner(partition, LocalWork(3, 4, 0.1), seed, 4, fraction, drawn=shared).round_plan(1)
         w = model.init(0)
-        jobs += simulate.round_jobs(simulate.State(0, w, {}, {}), plan, algorithm, 0.1)
-    units = [unit for chunk in engine.chunks(jobs, 12) for unit in chunk]
+        jobs += simulation.round_jobs(simulation.State(0, w, {}, {}), plan, algorithm, 0.1)
+    units = [unit for chunk in engine.stacks(jobs, 12) for unit in chunk]
     assert sorted(i for unit in units for i in unit) == list(range(len(jobs)))
     assert (
         max(len(unit) for unit in units) == 6
@@ -129,8 +134,8 @@ def test_jobs_of_one_plan_share_their_batches_and_others_do_not(toy):
             assert work.client == longest.client
             assert np.array_equal(work.order, longest.order[: len(work.order)])
             assert np.array_equal(work.batch_sizes, longest.batch_sizes[: work.num_steps])
-    assert all(len(chunk) * max(map(len, chunk)) <= 12 for chunk in engine.chunks(jobs, 12))
-    assert all(len(unit) <= 5 for chunk in engine.chunks(jobs, 5) for unit in chunk)  # wider ones are split
+    assert all(len(chunk) * max(map(len, chunk)) <= 12 for chunk in engine.stacks(jobs, 12))
+    assert all(len(unit) <= 5 for chunk in engine.stacks(jobs, 5) for unit in chunk)  # wider ones are split
 
 
 @pytest.fixture
@@ -148,10 +153,10 @@ def test_a_sweep_trained_together_is_its_runs_trained_alone(sweep):
         replace(sweep[2], work=LocalWork(1, 10, 0.05), straggler_fraction=0.9),
     ]
     done: dict[str, list] = {e.id: [] for e in mixed}
-    for progress in simulate.together(mixed, backend=engine.batched):
+    for progress in lockstep.together(mixed, backend=engine.batched):
         done[progress.experiment.id].append((progress.state, progress.measured))
     for e in mixed:
-        alone = list(simulate.simulate(e))
+        alone = list(lockstep.follow(e))
         assert len(done[e.id]) == len(alone) == e.rounds + 1
         start = alone[0][0].params
         for (fast, measured), (slow, expected) in zip(done[e.id][1:], alone[1:], strict=True):
@@ -164,8 +169,8 @@ def test_a_sweep_trained_together_is_its_runs_trained_alone(sweep):
 
 def test_runs_that_are_behind_catch_up(sweep):
     a, b, c = sweep[:3]
-    ahead = [done.state for done in simulate.together([a], backend=engine.batched)][2]
-    states = [done.state for done in simulate.together([a, b, c], backend=engine.batched, states=[ahead, None, None])]
+    ahead = [done.state for done in lockstep.together([a], backend=engine.batched)][2]
+    states = [done.state for done in lockstep.together([a, b, c], backend=engine.batched, states=[ahead, None, None])]
     rounds = [s.round for s in states]
     assert rounds == [0, 0, 1, 1, 2, 2, 3, 3, 3]
 
@@ -173,10 +178,10 @@ def test_runs_that_are_behind_catch_up(sweep):
 def test_measurements_are_means_over_rows_and_clients(quick):
     """Against plain sums, for one model and for three at once."""
     e = replace(quick, train_rows=500, evaluation=experiment.Evaluation(train_rows=200, gradients=True))
-    f = Federation.of(e)
+    f = federation_of(e)
     several = [f.model.init(seed) for seed in range(3)]
     for params in ([several[0]], several):
-        for w, row in zip(params, measure(params, f, gradients=True), strict=True):
+        for w, row in zip(params, measure_together(params, f, gradients=True), strict=True):
             sample = f.train.take(f.sampled)
             assert len(sample.y) == 200
             assert row["train_loss"] == pytest.approx(float(f.model.loss(w, *sample)), rel=1e-5)
@@ -200,7 +205,7 @@ def test_equal_clients_have_no_gradient_variance():
     twice = Examples(torch.cat([x, x]), torch.cat([y, y]))
     model = models.logistic(60)
     w = {name: p[None, None] for name, p in model.init(0, torch.float64).items()}
-    spread = diagnostics.gradient_spread(model, w, twice, Partition((np.arange(4), np.arange(4, 8))))
+    spread = federations.gradient_spread(model, w, twice, Partition((np.arange(4), np.arange(4, 8))))
     assert float(spread["gradient_variance"]) == pytest.approx(0, abs=1e-15)
     assert float(spread["dissimilarity"]) == pytest.approx(1, abs=1e-12)
 
@@ -268,7 +273,7 @@ def test_a_hundred_thousand_clients(quick):
     federation = Federation(
         Examples(x, y), Examples(x[:1000], y[:1000]), np.arange(1000), partition, models.logistic(60), planner, ""
     )
-    *_, last = simulate.together([e], backend=engine.batched, federations=[federation])
+    *_, last = lockstep.together([e], backend=engine.batched, federations=[federation])
     took_part = {work.client for t in (1, 2, 3) for work in planner.round_plan(t).cohort}
     assert set(last.state.memories) == took_part and len(took_part) == 60
     assert len(planner.drawn) <= 20
@@ -276,13 +281,13 @@ def test_a_hundred_thousand_clients(quick):
 
 
 def test_federations_of_a_sweep_share_what_they_have_in_common(quick):
-    a, b, c, d = prepare(
+    a, b, c, d = federations_of(
         [quick, replace(quick, straggler_fraction=0.9), replace(quick, seed=1), replace(quick, data_seed=1)]
     )
     assert a.train.x is b.train.x is c.train.x is d.train.x
     assert a.partition is b.partition is c.partition is not d.partition
     assert a.planner.drawn is b.planner.drawn is not c.planner.drawn
-    alone = Federation.of(replace(quick, data_seed=1))
+    alone = federation_of(replace(quick, data_seed=1))
     for rows, expected in zip(d.partition.rows, alone.partition.rows, strict=True):
         assert torch.equal(d.train.take(rows).x, alone.train.take(expected).x)
     assert torch.equal(d.train.take(d.sampled).x, alone.train.take(alone.sampled).x)
@@ -297,9 +302,9 @@ def test_scaffold_by_hand(toy):
     w = model.init(0, torch.float64)
     algorithm, lr = Scaffold(server_lr=0.5), 0.1
     planner = UniformPlanner(partition, LocalWork(1, 1000, lr), 0, 2, 0.0)
-    state = simulate.State(0, w, algorithm.init_server(w), {})
+    state = simulation.State(0, w, algorithm.init_server(w), {})
     plan = planner.round_plan(1)
-    after = simulate.run_round(state, plan, train, model=model, algorithm=algorithm, lr=lr, num_clients=7)
+    after = simulation.run_round(state, plan, train, model=model, algorithm=algorithm, lr=lr, num_clients=7)
     gradients = {k.client: model.gradient(w, *train.take(partition.rows[k.client])) for k in plan.cohort}
     for client, g in gradients.items():
         assert apart(after.memories[client], g, tree.map(torch.zeros_like, g)) <= 1e-12
@@ -320,9 +325,9 @@ def test_scaffold_keeps_c_the_mean_of_all_c_k(toy):
     w = model.init(0, torch.float64)
     algorithm = Scaffold()
     planner = UniformPlanner(partition, LocalWork(2, 4, 0.05), 0, 7, 0.5)
-    state = simulate.State(0, w, algorithm.init_server(w), {})
+    state = simulation.State(0, w, algorithm.init_server(w), {})
     for t in range(1, 4):
-        state = simulate.run_round(
+        state = simulation.run_round(
             state, planner.round_plan(t), train, model=model, algorithm=algorithm, lr=0.05, num_clients=7,
             backend=engine.batched,
         )  # fmt: skip
@@ -333,9 +338,9 @@ def test_scaffold_keeps_c_the_mean_of_all_c_k(toy):
 def feddane_round(model, train, partition, algorithm, *, seed=0, cohort_size=3, work=None, state=None):
     """One round; all rows of a client in one step unless told otherwise."""
     work = work or LocalWork(1, 1000, 0.1)
-    state = state or simulate.State(0, model.init(0, torch.float64), {}, {})
+    state = state or simulation.State(0, model.init(0, torch.float64), {}, {})
     plan = UniformPlanner(partition, work, seed, cohort_size, 0.0).round_plan(state.round + 1)
-    return simulate.run_round(
+    return simulation.run_round(
         state, plan, train, model=model, algorithm=algorithm, lr=work.lr, num_clients=partition.num_clients,
         gradients=Gradients(model, train, partition, seed),
     )  # fmt: skip
@@ -383,19 +388,19 @@ def test_feddane_is_fedprox_where_all_clients_are_alike(toy):
 def test_arms_of_one_seed_ask_the_same_clients(toy):
     """g_t is the same whatever else differs; another round or seed asks others."""
     model, train, partition = toy
-    state = simulate.State(0, model.init(0, torch.float64), {}, {})
+    state = simulation.State(0, model.init(0, torch.float64), {}, {})
 
     def g_t(seed=0, t=1, mu=0.0, cohort_size=3, fraction=0.0):
         plan = UniformPlanner(partition, LocalWork(2, 4, 0.1), seed, cohort_size, fraction).round_plan(t)
         gradients = Gradients(model, train, partition, seed)
-        jobs = simulate.round_jobs(state, plan, FedDane(mu=mu, gradient_clients=2), 0.1, gradients)
+        jobs = simulation.round_jobs(state, plan, FedDane(mu=mu, gradient_clients=2), 0.1, gradients)
         assert len({id(job.server) for job in jobs}) == 1 and len(jobs) == cohort_size
         return jobs[0].server["dense.bias"]
 
     assert torch.equal(g_t(), g_t(mu=1.0)) and torch.equal(g_t(), g_t(cohort_size=5, fraction=0.9))
     assert not torch.equal(g_t(), g_t(t=2)) and not torch.equal(g_t(), g_t(seed=1))
     with pytest.raises(ValueError, match=r"FedDane asks clients for gradients: pass gradients="):
-        simulate.round_jobs(state, UniformPlanner(partition, LocalWork(1, 4, 0.1), 0, 3, 0.0).round_plan(1),
+        simulation.round_jobs(state, UniformPlanner(partition, LocalWork(1, 4, 0.1), 0, 3, 0.0).round_plan(1),
                             FedDane(mu=1.0), 0.1)  # fmt: skip
     with pytest.raises(ValueError, match=r"gradient_clients must be in \[1, 7\] \(the number of clients\), got 8"):
         feddane_round(model, train, partition, FedDane(mu=1.0, gradient_clients=8))
@@ -407,24 +412,24 @@ class KeepingFedAvg(FedAvg):
 
 def test_server_optimisers_by_hand(toy):
     """FedAvgM without momentum is FedAvg; v accumulates with it. FedAdam's first step has a closed form."""
-    start, plain = train(toy, KeepingFedAvg(), simulate.sequential, torch.float64, rounds=1)
+    start, plain = train(toy, KeepingFedAvg(), simulation.sequential, torch.float64, rounds=1)
     delta = tree.subtract(plain.params, start)
-    _, still = train(toy, FedAvgM(momentum=0.0), simulate.sequential, torch.float64, rounds=1)
+    _, still = train(toy, FedAvgM(momentum=0.0), simulation.sequential, torch.float64, rounds=1)
     assert apart(still.params, plain.params, start) <= 1e-12
     algorithm = FedAvgM(momentum=0.5, server_lr=2.0)
-    _, first = train(toy, algorithm, simulate.sequential, torch.float64, rounds=1)
+    _, first = train(toy, algorithm, simulation.sequential, torch.float64, rounds=1)
     assert apart(first.params, tree.map(lambda w, d: w + 2 * d, start, delta), start) <= 1e-12
     model, rows, partition = toy
     plan = UniformPlanner(partition, LocalWork(3, 4, 0.05), 0, 6, 0.5).round_plan(2)
     go_on = {"model": model, "lr": 0.05, "num_clients": 7}
-    second = simulate.run_round(first, plan, rows, algorithm=algorithm, **go_on)
-    plain = simulate.run_round(first, plan, rows, algorithm=KeepingFedAvg(), **go_on)
+    second = simulation.run_round(first, plan, rows, algorithm=algorithm, **go_on)
+    plain = simulation.run_round(first, plan, rows, algorithm=KeepingFedAvg(), **go_on)
     v = tree.map(lambda v, new, old: 0.5 * v + new - old, first.server, plain.params, first.params)
     assert apart(second.server, v, tree.map(torch.zeros_like, v)) <= 1e-12
     assert apart(second.params, tree.map(lambda w, v: w + 2 * v, first.params, v), first.params) <= 1e-12
 
     adam = FedAdam(server_lr=0.02, beta1=0.9, beta2=0.99, tau=0.001)
-    _, state = train(toy, adam, simulate.sequential, torch.float64, rounds=1)
+    _, state = train(toy, adam, simulation.sequential, torch.float64, rounds=1)
     expected = tree.map(
         lambda w, d: w + 0.02 * 0.1 * d / ((0.99 * 0.001**2 + 0.01 * d**2).sqrt() + 0.001), start, delta
     )

@@ -12,13 +12,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTALLED_EXTRAS = ("notebooks", "book", "flower", "dev")
+INSTALLED_EXTRAS = ("notebooks", "build", "flower", "dev")
 
 
 def direct_dependencies() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    texts = PROJECT["dependencies"] + [text for name in INSTALLED_EXTRAS for text in extras[name]]
-    return [Requirement(text) for text in texts]
+    texts = PROJECT["dependencies"] + [text for texts in extras.values() for text in texts]
+    return [found for text in texts if (found := Requirement(text)).name != PROJECT["name"]]
 
 
 def pins() -> dict[str, str]:

@@ -7,13 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedprox_lib import models, profile, sweeps, sweeps_paper
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAvg, FedDane, FedProx
-from fedprox_lib.experiment import Evaluation, Experiment, from_settings, grid
-from fedprox_lib.partition import IID, LogNormalSizes
+from fedprox_book import chapters, profile, sweeps, sweeps_paper
+from fedprox_book.paper import AdaptiveFedProx, FedDane, LogNormalSizes
+from fedprox_lib import models
+from fedprox_lib.algorithms import FedAvg, FedProx
+from fedprox_lib.partition import IID
 from fedprox_lib.plan import LocalWork
+from fedprox_lib.sweeps import datasets, registry
+from fedprox_lib.sweeps.experiment import Evaluation, Experiment, from_settings, grid
+from fedprox_lib.sweeps.federations import federation_of
 
-PAPER = profile.get("paper")
+PAPER = profile.profile_named("paper")
 
 
 def test_every_setting_that_changes_the_numbers_changes_the_id(quick):
@@ -118,12 +122,12 @@ def test_unknown_fields_are_refused_by_name():
 
 def test_profiles(monkeypatch):
     with pytest.raises(ValueError, match=r"profile must be one of smoke, published, paper, got 'quick'"):
-        profile.get("quick")
+        profile.profile_named("quick")
     monkeypatch.delenv("FEDPROX_PROFILE")
-    assert profile.get().name == "published" and not profile.get().may_train
+    assert profile.profile_named().name == "published" and not profile.profile_named().may_train
     monkeypatch.setenv("FEDPROX_PROFILE", "paper")
-    assert profile.get().data == "mnist"
-    smoke = profile.get("smoke")
+    assert profile.profile_named().data == "mnist"
+    smoke = profile.profile_named("smoke")
     assert smoke.store != profile.committed_store() and smoke.data == "mnist5k"
 
 
@@ -131,25 +135,28 @@ def test_profiles(monkeypatch):
 def test_sweeps_pair_their_arms(name):
     """Arms of one replicate share everything but the algorithm (in the choosing sweeps, lr; in one, the epochs)."""
     for p in ("smoke", "paper"):
-        sweep = sweeps.BOOK[name](profile.get(p))
+        sweep = sweeps.BOOK[name](profile.profile_named(p))
         assert len({e.id for e in sweep}) == len(sweep)
         assert all(e.seed == e.data_seed for e in sweep)
         shared = {(e.model, e.data, e.train_rows, e.partition, e.rounds, e.cohort_size) for e in sweep}
         assert len(shared) == 1 and (len({e.work.epochs for e in sweep}) == 1 or name.startswith("smaller_steps"))
-    chosen_on = {e.seed for e in sweeps.choose_lr(profile.get("paper")) + sweeps.choose_mu(profile.get("paper"))}
-    assert chosen_on.isdisjoint(e.seed for e in sweeps.side_by_side(profile.get("paper")))
+    chosen_on = {
+        e.seed
+        for e in sweeps.choose_lr(profile.profile_named("paper")) + sweeps.choose_mu(profile.profile_named("paper"))
+    }
+    assert chosen_on.isdisjoint(e.seed for e in sweeps.side_by_side(profile.profile_named("paper")))
 
 
 def test_models_have_the_parameters_that_the_papers_state():
-    assert {name: m.num_parameters for name, m in models.MODELS.items()} == {
+    assert {name: m.num_parameters for name, m in registry.MODELS.items()} == {
         "logistic": 7_850, "cnn": 1_663_370, "cnn_blog": 1_663_370,
     }  # fmt: skip
 
 
 def test_the_two_cnns_are_different_networks():
-    same, blog = models.get("cnn"), models.get("cnn_blog")
-    assert [s[-1] for s in models.layer_shapes(same)[:5]] == [28, 28, 14, 14, 7]
-    assert [s[-1] for s in models.layer_shapes(blog)[:5]] == [28, 26, 14, 12, 7]
+    same, blog = models.cnn(), chapters.cnn_blog()
+    assert [s[-1] for s in chapters.layer_shapes(same)[:5]] == [28, 28, 14, 14, 7]
+    assert [s[-1] for s in chapters.layer_shapes(blog)[:5]] == [28, 26, 14, 12, 7]
     import torch
 
     w, x = same.init(0), torch.linspace(-1, 1, 784).reshape(1, 1, 28, 28)
@@ -159,7 +166,7 @@ def test_the_two_cnns_are_different_networks():
 def test_initial_weights_depend_on_the_seed_alone():
     import torch
 
-    m = models.get("logistic")
+    m = models.logistic()
     torch.manual_seed(0)
     before = torch.get_rng_state().clone()
     assert torch.equal(m.init(3)["dense.weight"], m.init(3)["dense.weight"])
@@ -171,12 +178,10 @@ def test_initial_weights_depend_on_the_seed_alone():
 
 def test_a_split_within_clients_leaves_no_row_to_two_parts(quick):
     """4,000 and 1,000 digits pooled; each client tests on a fifth of its own rows, and nobody trains on them."""
-    from fedprox_lib import data
-    from fedprox_lib.federation import Federation
 
-    f = Federation.of(replace(quick, split="within_clients", train_rows=None))
-    whole = data.pooled("mnist5k")
-    assert len(whole.y) == 5_000 and len(data.load("mnist5k").train.y) == 4_000
+    f = federation_of(replace(quick, split="within_clients", train_rows=None))
+    whole = datasets.pooled("mnist5k")
+    assert len(whole.y) == 5_000 and len(datasets.load("mnist5k").train.y) == 4_000
     assert set(f.partition.sizes) == {200} and len(f.test.y) == 1_000  # 20 clients of 250 rows
     training = {row.numpy().tobytes() for row in f.train.x[np.concatenate(f.partition.rows)]}
     assert not training & {row.numpy().tobytes() for row in f.test.x}
@@ -221,7 +226,7 @@ def test_the_recipe_for_femnist():
         assert (e.data, e.normalisation, e.split, e.model) == ("femnist", "unit", "within_clients", "logistic")
         assert e.partition == LogNormalSizes(num_clients=200, labels_per_client=5)
         assert e.work == LocalWork(epochs=20, batch_size=10, lr=0.003) and (e.rounds, e.cohort_size) == (200, 10)
-    assert {e.data for e in sweeps_paper.femnist(profile.get("smoke"))} == {"mnist5k"}
+    assert {e.data for e in sweeps_paper.femnist(profile.profile_named("smoke"))} == {"mnist5k"}
     # "The ten replicates need between 2,400 and 2,500 images of the letter that is asked for most"
     labels = np.repeat(np.arange(10), 4_000)
     needed = [e.partition.split(labels, data_seed=r).label_counts(labels).sum(0).max() for r in range(10)]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fedprox_lib.federation import Federation
+from fedprox_lib.sweeps.federations import federation_of
 from tools import federation, federation_keys
 from tools.deployment import Deployment
 from tools.processes import until
@@ -147,7 +147,7 @@ def missed(run):
 @pytest.fixture
 def difference_without(without):
     """To one process in which these clients were left out of these rounds."""
-    return lambda run, missing: federation.compare(run, without(Federation.of(run.experiment), missing))
+    return lambda run, missing: federation.compare(run, without(federation_of(run.experiment), missing))
 
 
 def kill_in_round(deployment, run, name, t):
@@ -166,7 +166,7 @@ def kill_in_round(deployment, run, name, t):
 
 def cohort_on(run, t, partition_id, nodes):
     """The clients of a round's cohort that a node hosts."""
-    plan = Federation.of(run.experiment).planner.round_plan(t)
+    plan = federation_of(run.experiment).planner.round_plan(t)
     return {work.client for work in plan.cohort if work.client % nodes == partition_id}
 
 

@@ -19,27 +19,16 @@ import pytest
 import torch
 
 from benchmarks.environments import PEERS
-from fedprox_lib import (
-    audit,
-    audit_table,
-    claims,
-    parallel,
-    profile,
-    records,
-    results,
-    statistics,
-    sweeps,
-    sweeps_paper,
-    synthetic,
-    theory,
-)
+from fedprox_book import audit, audit_table, profile, sweeps, sweeps_paper
+from fedprox_book.paper import claims, synthetic, theory
 from fedprox_lib.algorithms import FedProx
 from fedprox_lib.partition import Partition
 from fedprox_lib.plan import UniformPlanner
+from fedprox_lib.sweeps import parallel, records, results, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
-PAPER = profile.get("paper")
-READ_ONLY = profile.get("published")
+PAPER = profile.profile_named("paper")
+READ_ONLY = profile.profile_named("published")
 
 
 def table(name: str) -> pd.DataFrame:
@@ -56,7 +45,7 @@ def runs(sweep: Callable) -> pd.DataFrame:
 @pytest.mark.parametrize("name", sorted(sweeps.BOOK))
 def test_records_of_every_sweep_are_whole(name):
     """Each is there, unedited, complete, made by this numerics version, on the data it names."""
-    facts = results.provenance(sweeps.BOOK[name](PAPER), READ_ONLY)
+    facts = results.origins(sweeps.BOOK[name](PAPER), READ_ONLY)
     diverged = {"mcmahan_shards": {"diverged"}, "lr_edges": {"complete", "diverged"}}  # 0.3 is too long a step
     assert set(facts["outcome"]) == diverged.get(name, {"complete"})
     assert len(set(facts["data_sha256"])) == 1

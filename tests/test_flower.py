@@ -13,13 +13,15 @@ import torch
 
 flower = pytest.importorskip("fedprox_lib.flower", reason="needs the extra `flower`", exc_type=ImportError)
 
-from fedprox_lib import simulate  # noqa: E402
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedAvgM, FedDane, FedProx, Scaffold  # noqa: E402
-from fedprox_lib.experiment import Experiment  # noqa: E402
-from fedprox_lib.federation import Federation  # noqa: E402
-from fedprox_lib.flower_server import FederationFailed, PlannedStrategy  # noqa: E402
+from fedprox_book.paper import AdaptiveFedProx, FedDane  # noqa: E402
+from fedprox_lib import simulation  # noqa: E402
+from fedprox_lib.algorithms import FedAdam, FedAvg, FedAvgM, FedProx, Scaffold  # noqa: E402
+from fedprox_lib.flower.strategy import FederationFailed, PlannedStrategy  # noqa: E402
 from fedprox_lib.partition import IID, LabelShards  # noqa: E402
 from fedprox_lib.plan import LocalWork  # noqa: E402
+from fedprox_lib.sweeps import lockstep  # noqa: E402
+from fedprox_lib.sweeps.experiment import Experiment  # noqa: E402
+from fedprox_lib.sweeps.federations import federation_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +51,8 @@ def in_one_process(without):
     """The states of all rounds, where the replies of some clients in some of them do not count."""
 
     def run(e: Experiment, leaving_out: dict[int, set[int]] | None = None) -> list:
-        federation = without(Federation.of(e), leaving_out or {})
-        return [state for state, _ in simulate.simulate(e, federation=federation)][1:]
+        federation = without(federation_of(e), leaving_out or {})
+        return [state for state, _ in lockstep.follow(e, federation=federation)][1:]
 
     return run
 
@@ -106,7 +108,7 @@ def test_bad_replies_are_refused_and_counted_and_the_round_goes_on(in_one_proces
         [job] = jobs
         if job.work.client == 1:
             raise RuntimeError("out of battery")
-        [w] = simulate.sequential(model, train, jobs)
+        [w] = simulation.sequential(model, train, jobs)
         return [{name: t * float("nan") for name, t in w.items()}] if job.work.client == 2 else [w]
 
     def forge(message, context, call_next):
@@ -186,10 +188,10 @@ def test_a_client_whose_reply_was_refused_begins_anew_and_its_node_says_so(witho
 
     e = replace(everybody(), algorithm=Scaffold(), rounds=4)
     rounds = flower.simulate_federation(e, 4, mods=[forge])
-    federation = without(Federation.of(e), {2: {5}})
-    alone = [state for state, _ in simulate.simulate(replace(e, rounds=2), federation=federation)]
+    federation = without(federation_of(e), {2: {5}})
+    alone = [state for state, _ in lockstep.follow(replace(e, rounds=2), federation=federation)]
     forgotten = alone[2]._replace(memories={k: m for k, m in alone[2].memories.items() if k != 5})
-    alone += [state for state, _ in simulate.simulate(e, federation=federation, state=forgotten)]
+    alone += [state for state, _ in lockstep.follow(e, federation=federation, state=forgotten)]
     assert [furthest(state.params, one.params) for (state, _), one in zip(rounds, alone[1:], strict=True)] == [0] * 4
     assert [(row["used"], row["problems"]) for _, row in rounds] == [
         (8, []),
@@ -203,7 +205,7 @@ def test_a_process_of_the_simulation_that_dies_ends_the_run_with_a_clear_message
     def backend(model, train, jobs):
         if jobs[0].work.client == 3:
             os._exit(1)
-        return simulate.sequential(model, train, jobs)
+        return simulation.sequential(model, train, jobs)
 
     with pytest.raises(FederationFailed, match="In round 1 a process of the simulation died"):
         flower.simulate_federation(everybody(), 4, backend=backend)

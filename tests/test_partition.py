@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from fedprox_lib.partition import IID, SCHEMES, AsGenerated, Dirichlet, LabelShards, LogNormalSizes, PowerLaw, hold_out
+from fedprox_book.paper import AsGenerated, LogNormalSizes
+from fedprox_lib.partition import IID, Dirichlet, LabelShards, PowerLaw, hold_out
+from fedprox_lib.sweeps.registry import PARTITIONS
 
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
@@ -18,7 +20,7 @@ ALL = [IID(100), LabelShards(100), PowerLaw(1000), LogNormalSizes(200), Dirichle
 
 
 def test_every_scheme_is_tested():
-    assert {type(s).__name__ for s in ALL} == set(SCHEMES) - {"AsGenerated"}
+    assert {type(s).__name__ for s in ALL} == set(PARTITIONS) - {"AsGenerated"}
     with pytest.raises(ValueError, match="AsGenerated cuts nothing: it is for data sets that come with their clients"):
         AsGenerated().split(np.zeros(30, dtype=int), data_seed=0)
     with pytest.raises(ValueError, match="num_clients must be 30, for so many the synthetic sets have, got 20"):

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedprox_book.paper import BySizePlanner
 from fedprox_lib.partition import IID, Partition
-from fedprox_lib.plan import BySizePlanner, LocalWork, UniformPlanner
+from fedprox_lib.plan import LocalWork, UniformPlanner
 from fedprox_lib.rng import stream
 
 PARTITION = IID(30).split(np.zeros(730, int), data_seed=0)  # clients of 24 and 25 rows

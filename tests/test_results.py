@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedprox_lib import profile, records, results, training
-from fedprox_lib.algorithms import AdaptiveFedProx, FedAdam, FedAvg, FedDane, FedProx, Scaffold
+from fedprox_book import profile
+from fedprox_book.paper import AdaptiveFedProx, FedDane
+from fedprox_lib.algorithms import FedAdam, FedAvg, FedProx, Scaffold
 from fedprox_lib.plan import LocalWork
+from fedprox_lib.sweeps import records, results, training
 
 
 def csvs(store):
@@ -84,13 +86,13 @@ def test_two_processes_on_one_results_folder_do_not_corrupt_it(quick, tmp_path, 
 )
 def test_resuming_from_every_checkpoint_ends_with_the_same_digits(quick, tmp_path, algorithm):
     quick = replace(quick, algorithm=algorithm)
-    whole = training.train([quick], tmp_path / "whole")[0].table
+    whole = training.train_wave([quick], tmp_path / "whole")[0].table
     for stop_at in range(quick.rounds):
         store = tmp_path / str(stop_at)
         with pytest.raises(training.Interrupted):
-            training.train([quick], store, on_round=lambda e, state, stop=stop_at: state.round < stop)
+            training.train_wave([quick], store, on_round=lambda e, state, stop=stop_at: state.round < stop)
         assert not (store / "runs").exists()
-        pd.testing.assert_frame_equal(training.train([quick], store)[0].table, whole, check_exact=True)
+        pd.testing.assert_frame_equal(training.train_wave([quick], store)[0].table, whole, check_exact=True)
         assert not list((store / ".partial").iterdir())
 
 
@@ -145,7 +147,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_records(quick, tmp_
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path, workers):
-    command = [sys.executable, "-m", "fedprox_lib.results", "--profile", "smoke", "--sweep", "choose_mu"]
+    command = [sys.executable, "-m", "fedprox_book.make", "--profile", "smoke", "--sweep", "choose_mu"]
     command += ["--store", str(tmp_path), "--workers", workers, "--checkpoint-seconds", "0"]
     listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a job in the background ignores it)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
@@ -267,7 +269,7 @@ def test_a_full_disk_leaves_no_record(quick, tmp_path):
         f"store = Path({str(tmp_path / 'full')!r})\n"
         "try:\n    results.run([quick], profile.at(store))\n"
         "except records.StoreUnwritable as error: print('before:', error)\n"
-        "try:\n    training.train([quick], store, checkpoint_seconds=0)\n"
+        "try:\n    training.train_wave([quick], store, checkpoint_seconds=0)\n"
         "except records.StoreUnwritable as error: print('during:', error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
@@ -287,7 +289,7 @@ def test_a_named_table_is_computed_once_and_tied_to_its_settings(tmp_path):
 
 def test_provenance_says_how_a_record_was_made(quick, tmp_path):
     results.run([quick], profile.at(tmp_path))
-    row = results.provenance([quick], profile.at(tmp_path)).iloc[0]
+    row = results.origins([quick], profile.at(tmp_path)).iloc[0]
     assert row["outcome"] == "complete" and row["threads"] == 1 and row["backend"] == "batched"
     assert row["numerics_version"] == records.NUMERICS_VERSION and len(row["data_sha256"]) == 64
     assert row["seconds"] > 0 and os.cpu_count() and "cores" in row["machine"]
@@ -297,7 +299,7 @@ def test_the_command_trains_what_lacks_and_says_so(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "fedprox_lib.results",
+        "fedprox_book.make",
         "--profile",
         "smoke",
         "--sweep",
@@ -316,7 +318,7 @@ def test_the_command_says_in_words_what_it_cannot_train(tmp_path):
     (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"cut off")
     for name in ("train-labels", "t10k-images", "t10k-labels"):
         (tmp_path / "MNIST" / "raw" / f"{name}-idx{1 + 2 * ('images' in name)}-ubyte").write_bytes(b"")
-    command = [sys.executable, "-m", "fedprox_lib.results", "--sweep", "choose_lr", "--store", tmp_path / "store"]
+    command = [sys.executable, "-m", "fedprox_book.make", "--sweep", "choose_lr", "--store", tmp_path / "store"]
     command += ["--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "FEDPROX_DATA": str(tmp_path)})
     assert done.returncode == 1 and "Traceback" not in done.stderr

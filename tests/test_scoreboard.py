@@ -4,11 +4,13 @@ import hashlib
 
 import pytest
 
-from fedprox_lib import claims, data, profile, records, results, sweeps_paper
+from fedprox_book import profile, sweeps_paper
+from fedprox_book.paper import claims, synthetic
+from fedprox_lib.sweeps import datasets, records, results
 from tools import scoreboard
 
 SAID = ("C1", "C3", "C6", "C7", "C8", "C18")
-PAPER, READ_ONLY = profile.get("paper"), profile.get("published")
+PAPER, READ_ONLY = profile.profile_named("paper"), profile.profile_named("published")
 
 
 def test_every_printed_verdict_follows_from_the_records():
@@ -49,11 +51,11 @@ def test_records_are_of_the_data_and_the_code_that_the_claims_name(name):
         pytest.skip("not run: the scoreboard says so")
     seen: dict[tuple, set[str]] = {}
     for e in recorded:
-        provenance = results.load(e, READ_ONLY).provenance
+        provenance = results.load_record(e, READ_ONLY).provenance
         assert provenance["numerics_version"] == records.NUMERICS_VERSION
         assert "changes" not in provenance["commit"], "trained by code that was not committed"
-        seen.setdefault((e.data, e.data_seed * (e.data in data.SYNTHETIC)), set()).add(provenance["data_sha256"])
+        seen.setdefault((e.data, e.data_seed * (e.data in synthetic.SPREADS)), set()).add(provenance["data_sha256"])
     for (of, _), checksums in seen.items():
         assert len(checksums) == 1
         if of == "mnist":
-            assert checksums == {hashlib.sha256("".join(data._FULL["mnist"].sha256.values()).encode()).hexdigest()}
+            assert checksums == {hashlib.sha256("".join(datasets._FULL["mnist"].sha256.values()).encode()).hexdigest()}

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedprox_lib import training
-from fedprox_lib.experiment import Experiment, from_settings
+from fedprox_lib.sweeps import checkpoint
+from fedprox_lib.sweeps.experiment import Experiment, from_settings
 from tools import federation_keys
 from tools.processes import HOST, DeploymentFailed, Processes, until, why
 
@@ -58,8 +58,8 @@ class Run:
         return max((t for t in range(self.experiment.rounds + 1) if self.path(t).exists()), default=0)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a round, as :func:`fedprox_lib.flower.make_apps` describes them."""
-        return training.load_checkpoint(self.path(self.round)).rows
+        """One row a round, as :func:`fedprox_lib.flower.apps.make_apps` describes them."""
+        return checkpoint.load_checkpoint(self.path(self.round)).rows
 
     def reach(self, t: int, seconds: float) -> None:
         """Wait until the state after round t is there."""

@@ -3,7 +3,7 @@
     python -m tools.federation [--nodes 4] [--set "algorithm='Scaffold' rounds=5" ...] [--keep]
 
 :class:`tools.deployment.Deployment` starts a SuperLink and SuperNodes; the app in it is the repository's own;
-:func:`compare` holds every round's weights against :func:`fedprox_lib.simulate.simulate`. Nothing is left behind,
+:func:`compare` holds every round's weights against :func:`fedprox_lib.sweeps.lockstep.follow`. Nothing is left behind,
 unless ``--keep`` asks for the logs. ``--record`` writes the tables that the book shows.
 """
 
@@ -18,9 +18,11 @@ from typing import Any
 
 import pandas as pd
 
-from fedprox_lib import profile, results, simulate, training
-from fedprox_lib.experiment import from_settings
-from fedprox_lib.federation import Federation
+from fedprox_book import profile
+from fedprox_lib.sweeps import checkpoint, lockstep, results, training
+from fedprox_lib.sweeps.experiment import from_settings
+from fedprox_lib.sweeps.federations import PreparedFederation
+from fedprox_lib.sweeps.provenance import provenance
 from tools.deployment import Deployment, Run, app_settings
 from tools.processes import DeploymentFailed
 
@@ -28,13 +30,13 @@ TOLERANCE = 1e-6
 """So far may a weight be from that of one process. On one machine, they have been the same to the last bit."""
 
 
-def compare(run: Run, federation: Federation | None = None) -> pd.DataFrame:
+def compare(run: Run, federation: PreparedFederation | None = None) -> pd.DataFrame:
     """A row a round: what the deployment did, and how far its weights are from those of one process."""
     rows = []
     with training.use_threads(1):
-        for state, _ in simulate.simulate(run.experiment, federation=federation):
+        for state, _ in lockstep.follow(run.experiment, federation=federation):
             if state.round:
-                there = training.load_checkpoint(run.path(state.round))
+                there = checkpoint.load_checkpoint(run.path(state.round))
                 assert there.state is not None
                 apart = [
                     (w.double() - there.state.params[name].double()).abs().max() for name, w in state.params.items()
@@ -46,16 +48,16 @@ def compare(run: Run, federation: Federation | None = None) -> pd.DataFrame:
 
 def require_recordable(*names: str) -> None:
     """Fail before minutes of work, not after: the tables' names must be free and the code committed."""
-    store = profile.get("paper").store / "tables"
+    store = profile.profile_named("paper").folder / "tables"
     if taken := [name for name in names if (store / name).exists()]:
         raise DeploymentFailed(f"{', '.join(taken)}: recorded in {store}. Delete the folder to record it anew.")
-    if (commit := training.provenance()["commit"]).endswith("+changes"):
+    if (commit := provenance()["commit"]).endswith("+changes"):
         raise DeploymentFailed(f"A record names the commit that it was made with, and {commit} has none: commit first.")
 
 
 def record(name: str, settings: dict[str, Any], frame: pd.DataFrame) -> None:
     """Write a named table of the book."""
-    results.table(name, profile.get("paper"), settings | {"flower": version("flwr")}, lambda: frame)
+    results.table(name, profile.profile_named("paper"), settings | {"flower": version("flwr")}, lambda: frame)
 
 
 RECORDED = [

@@ -28,7 +28,7 @@ if importlib.util.find_spec("fedprox_lib") is None and (
 ):
     spec = os.environ.get(
         "FEDPROX_PIP_SPEC",
-        "fedprox-lib @ git+https://github.com/fedprox-book/fedprox-book@v0.1.0",
+        "fedprox-lib[chapters] @ git+https://github.com/fedprox-book/fedprox-book@v0.2.0",
     )
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", spec], check=True)
     importlib.invalidate_caches()"""
@@ -132,7 +132,7 @@ def _cell_problems(cell: nbformat.NotebookNode) -> list[str]:
         figure = image.get("metadata", {}).get("fedprox", {})
         for key in ("name", "alt", "caption"):
             if not str(figure.get(key, "")).strip():
-                problems.append(f"an image without {key}: use fedprox_lib.figures.show")
+                problems.append(f"an image without {key}: use fedprox_book.figures.show")
     return problems
 
 

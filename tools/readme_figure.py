@@ -10,16 +10,17 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 
-from fedprox_lib import figures, results, sweeps
-from fedprox_lib import profile as profiles
+from fedprox_book import figures, sweeps
+from fedprox_book import profile as profiles
+from fedprox_lib.sweeps import results
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "side_by_side.svg"
 
 
 def draw() -> bytes:
     """The learning curves of the three arms at 50 and 90 % stragglers, as SVG."""
-    published = profiles.get("published")
-    table: pd.DataFrame = results.run(sweeps.side_by_side(profiles.get("paper")), published)
+    published = profiles.profile_named("published")
+    table: pd.DataFrame = results.run(sweeps.side_by_side(profiles.profile_named("paper")), published)
     late = table[table["straggler_fraction"] > 0]
     figure = figures.learning_curves(late, "test_accuracy", "test accuracy")
     with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):

@@ -12,8 +12,9 @@ from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
-from fedprox_lib import claims, profile
-from fedprox_lib.claims import Judgement
+from fedprox_book import profile
+from fedprox_book.paper import claims
+from fedprox_book.paper.claims import Judgement
 
 PAGE = Path(__file__).resolve().parent.parent / "book" / "scoreboard.md"
 
@@ -80,7 +81,7 @@ def _link(claim: claims.Claim) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(text(claims.judge_all(profile.get("published"))), encoding="utf-8")
+    PAGE.write_text(text(claims.judge_all(profile.profile_named("published"))), encoding="utf-8")
     print(f"wrote {PAGE}")
 
 

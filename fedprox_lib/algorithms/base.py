@@ -1,13 +1,14 @@
 """What an algorithm is: one local rule and one server rule, as functions of tensors.
 
-The frozen dataclass names and checks the algorithm's numbers (``mu``, ...) and is what records show. Its rules never
-read those fields: they receive them as ``numbers``, which travel with the job. That is what lets one program train the
-clients of runs with different mu side by side: there every tensor carries leading axes of clients, and the numbers
-broadcast along them. So a local rule is arithmetic entry by entry (``+ - *``, no norms, no indexing, no ``if`` on
-values), and what it reads of server or memory has the names of the parameters. The conformance tests hold it to that.
+The frozen dataclass names and checks the algorithm's hyperparameters (``mu``, ...) and is what records show. Its rules
+never read those fields: they receive them as ``hyperparameters``, which travel with the job. That is what lets one
+program train the clients of runs with different mu side by side: there every tensor carries leading axes of clients,
+and the hyperparameters broadcast along them. So a local rule is arithmetic entry by entry (``+ - *``, no norms, no
+indexing, no ``if`` on values), and what it reads of server or memory has the names of the parameters. The conformance
+tests hold it to that.
 
 Conventions: delta = w_k - w_t points from the global to the local model. Symbols are the papers'.
-Room: PyTorch computation. May import tree.
+Layer: core (PyTorch).
 """
 
 import math
@@ -20,12 +21,12 @@ from torch import Tensor
 from fedprox_lib import tree
 from fedprox_lib.tree import Params
 
-Numbers = dict[str, Any]
-"""An algorithm's numbers by name: floats, or 0-d tensors when several runs are stacked."""
+Hyperparameters = dict[str, Any]
+"""An algorithm's hyperparameters by name: floats, or tensors that broadcast where several runs are stacked."""
 
 
-class Reports(NamedTuple):
-    """What the server receives from the K clients of a round, sorted by client number.
+class Replies(NamedTuple):
+    """What the server receives from the K clients of a round, stacked and sorted by client number.
 
     Attributes:
         delta: w_k - w_t, leading axis K.
@@ -45,16 +46,27 @@ class Algorithm:
     """The hooks in the order of a round. Nothing that changes in training is stored here."""
 
     keeps_partial_work: ClassVar[bool] = True
-    watches_loss: ClassVar[bool] = False
-    asks_gradients: ClassVar[bool] = False
+    """Whether a straggler's unfinished work is averaged, or dropped as FedAvg does."""
 
-    def numbers(self) -> Numbers:
+    watches_loss: ClassVar[bool] = False
+    """Whether :meth:`observe` is told the global training loss after every round."""
+
+    @property
+    def gradient_clients(self) -> int:
+        """How many clients are asked for their full gradient at w_t before a round's local work. Default: none.
+
+        Where it is positive, the local rule reads the mean of these gradients as ``server`` and the client's own as
+        ``memory``.
+        """
+        return 0
+
+    def hyperparameters(self) -> Hyperparameters:
         """The fields, as the rules receive them."""
         return asdict(self)
 
-    def numbers_at(self, server: Params) -> Numbers:
-        """The same in a round that begins with this server memory. Default: ``numbers()``, in every round."""
-        return self.numbers()
+    def hyperparameters_at(self, server: Params) -> Hyperparameters:
+        """The same in a round that begins with this server memory. Default: ``hyperparameters()``, in every round."""
+        return self.hyperparameters()
 
     def init_server(self, w: Params) -> Params:
         """Server memory before round 1."""
@@ -66,37 +78,39 @@ class Algorithm:
         return {}
 
     @staticmethod
-    def local_gradient(g: Params, w: Params, w_t: Params, server: Params, memory: Params, numbers: Numbers) -> Params:
+    def local_gradient(
+        g: Params, w: Params, w_t: Params, server: Params, memory: Params, hyperparameters: Hyperparameters
+    ) -> Params:
         """Direction of one local SGD step, from the mini-batch gradient g at w. Default: g itself, plain SGD."""
         return g
 
     @staticmethod
-    def report(
-        delta: Params, num_steps: int, lr: float, server: Params, memory: Params, numbers: Numbers
+    def reply(
+        delta: Params, num_steps: int, lr: float, server: Params, memory: Params, hyperparameters: Hyperparameters
     ) -> tuple[Params, Params]:
         """After local work: (extra to send, new memory)."""
         return {}, memory
 
     @staticmethod
     def server_update(
-        w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
+        w_t: Params, server: Params, replies: Replies, hyperparameters: Hyperparameters, num_clients: int
     ) -> tuple[Params, Params]:
         """(w_{t+1}, server memory). Default: the n_k-weighted mean of the clients' models, summed in float64."""
-        return tree.map(lambda w, d: (w.double() + d).to(w.dtype), w_t, mean_delta(reports)), server
+        return tree.map(lambda w, d: (w.double() + d).to(w.dtype), w_t, mean_delta(replies)), server
 
     def observe(self, server: Params, loss: float) -> Params:
         """Server memory after a measurement of the global training loss. Called if ``watches_loss``."""
         return server
 
 
-def mean_delta(reports: Reports) -> Params:
+def mean_delta(replies: Replies) -> Params:
     """sum_k n_k delta_k / sum_k n_k over the cohort, in float64."""
-    p = reports.num_examples / reports.num_examples.sum()
-    return tree.map(lambda delta: torch.tensordot(p.to(delta.device), delta.double(), dims=1), reports.delta)
+    p = replies.num_examples / replies.num_examples.sum()
+    return tree.map(lambda delta: torch.tensordot(p.to(delta.device), delta.double(), dims=1), replies.delta)
 
 
 def require_positive(algorithm: Algorithm, *names: str) -> None:
-    """Raise unless these numbers are finite and > 0."""
+    """Raise unless these hyperparameters are finite and > 0."""
     for name in names:
         value = getattr(algorithm, name)
         if not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -104,7 +118,7 @@ def require_positive(algorithm: Algorithm, *names: str) -> None:
 
 
 def require_fraction(algorithm: Algorithm, *names: str) -> None:
-    """Raise unless these numbers are in [0, 1)."""
+    """Raise unless these hyperparameters are in [0, 1)."""
     for name in names:
         value = getattr(algorithm, name)
         if not isinstance(value, int | float) or not 0 <= value < 1:

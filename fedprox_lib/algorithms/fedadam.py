@@ -4,7 +4,14 @@ from dataclasses import dataclass
 
 import torch
 
-from fedprox_lib.algorithms.base import Algorithm, Numbers, Reports, mean_delta, require_fraction, require_positive
+from fedprox_lib.algorithms.base import (
+    Algorithm,
+    Hyperparameters,
+    Replies,
+    mean_delta,
+    require_fraction,
+    require_positive,
+)
 from fedprox_lib.tree import Params
 
 
@@ -41,14 +48,14 @@ class FedAdam(Algorithm):
 
     @staticmethod
     def server_update(
-        w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
+        w_t: Params, server: Params, replies: Replies, hyperparameters: Hyperparameters, num_clients: int
     ) -> tuple[Params, Params]:
         after: Params = {}
         memory: Params = {}
-        for name, delta in mean_delta(reports).items():
-            m = numbers["beta1"] * server[f"m/{name}"] + (1 - numbers["beta1"]) * delta
-            v = numbers["beta2"] * server[f"v/{name}"] + (1 - numbers["beta2"]) * delta**2
+        for name, delta in mean_delta(replies).items():
+            m = hyperparameters["beta1"] * server[f"m/{name}"] + (1 - hyperparameters["beta1"]) * delta
+            v = hyperparameters["beta2"] * server[f"v/{name}"] + (1 - hyperparameters["beta2"]) * delta**2
             w = w_t[name]
-            after[name] = (w + numbers["server_lr"] * m / (v.sqrt() + numbers["tau"])).to(w.dtype)
+            after[name] = (w + hyperparameters["server_lr"] * m / (v.sqrt() + hyperparameters["tau"])).to(w.dtype)
             memory |= {f"m/{name}": m.to(w.dtype), f"v/{name}": v.to(w.dtype)}
         return after, memory

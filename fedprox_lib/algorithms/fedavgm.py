@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import torch
 
 from fedprox_lib import tree
-from fedprox_lib.algorithms.base import Algorithm, Numbers, Reports, mean_delta, require_fraction, require_positive
+from fedprox_lib.algorithms.base import (
+    Algorithm,
+    Hyperparameters,
+    Replies,
+    mean_delta,
+    require_fraction,
+    require_positive,
+)
 from fedprox_lib.tree import Params
 
 
@@ -36,7 +43,7 @@ class FedAvgM(Algorithm):
 
     @staticmethod
     def server_update(
-        w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
+        w_t: Params, server: Params, replies: Replies, hyperparameters: Hyperparameters, num_clients: int
     ) -> tuple[Params, Params]:
-        v = tree.map(lambda v, d: (numbers["momentum"] * v + d).to(v.dtype), server, mean_delta(reports))
-        return tree.map(lambda w, v: w + numbers["server_lr"] * v, w_t, v), v
+        v = tree.map(lambda v, d: (hyperparameters["momentum"] * v + d).to(v.dtype), server, mean_delta(replies))
+        return tree.map(lambda w, v: w + hyperparameters["server_lr"] * v, w_t, v), v

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from fedprox_lib import tree
-from fedprox_lib.algorithms.base import Algorithm, Numbers
+from fedprox_lib.algorithms.base import Algorithm, Hyperparameters
 from fedprox_lib.tree import Params
 
 
@@ -29,5 +29,8 @@ class FedProx(Algorithm):
             )
 
     @staticmethod
-    def local_gradient(g: Params, w: Params, w_t: Params, server: Params, memory: Params, numbers: Numbers) -> Params:
-        return tree.map(lambda g, w, w_t: g + numbers["mu"] * (w - w_t), g, w, w_t)
+    def local_gradient(
+        g: Params, w: Params, w_t: Params, server: Params, memory: Params, hyperparameters: Hyperparameters
+    ) -> Params:
+        mu = hyperparameters["mu"]
+        return tree.map(lambda g, w, w_t: g + mu * (w - w_t), g, w, w_t)

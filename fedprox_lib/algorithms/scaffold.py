@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from fedprox_lib import tree
-from fedprox_lib.algorithms.base import Algorithm, Numbers, Reports, require_positive
+from fedprox_lib.algorithms.base import Algorithm, Hyperparameters, Replies, require_positive
 from fedprox_lib.tree import Params
 
 
@@ -37,19 +37,21 @@ class Scaffold(Algorithm):
         return tree.map(torch.zeros_like, w)  # c_k
 
     @staticmethod
-    def local_gradient(g: Params, w: Params, w_t: Params, server: Params, memory: Params, numbers: Numbers) -> Params:
+    def local_gradient(
+        g: Params, w: Params, w_t: Params, server: Params, memory: Params, hyperparameters: Hyperparameters
+    ) -> Params:
         return tree.map(lambda g, c_k, c: g - c_k + c, g, memory, server)
 
     @staticmethod
-    def report(
-        delta: Params, num_steps: int, lr: float, server: Params, memory: Params, numbers: Numbers
+    def reply(
+        delta: Params, num_steps: int, lr: float, server: Params, memory: Params, hyperparameters: Hyperparameters
     ) -> tuple[Params, Params]:
         new = tree.map(lambda c_k, c, d: c_k - c - d / (num_steps * lr), memory, server, delta)
         return tree.subtract(new, memory), new
 
     @staticmethod
     def server_update(
-        w_t: Params, server: Params, reports: Reports, numbers: Numbers, num_clients: int
+        w_t: Params, server: Params, replies: Replies, hyperparameters: Hyperparameters, num_clients: int
     ) -> tuple[Params, Params]:
-        w = tree.map(lambda w, d: w + numbers["server_lr"] * d.mean(0), w_t, reports.delta)
-        return w, tree.map(lambda c, d: c + d.sum(0) / num_clients, server, reports.extra)
+        w = tree.map(lambda w, d: w + hyperparameters["server_lr"] * d.mean(0), w_t, replies.delta)
+        return w, tree.map(lambda c, d: c + d.sum(0) / num_clients, server, replies.extra)
