@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt hatch_build.py
 book: $(READY)  ## run every notebook, build the book into _build/html, check it
 	$(BIN)/python -m tools.build_book --profile $(PROFILE)
 
-test: $(READY)  ## lint, types, unit tests, doctests, and every notebook in profile smoke
+test: $(READY)  ## lint, types, unit tests, doctests, an installation, every notebook in profile smoke
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

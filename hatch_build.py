@@ -1,8 +1,8 @@
 """Puts the committed records into the wheel: results/ becomes fedprox_book/_results.
 
-A reader who installed the library with pip has no repository beside it, and the notebooks draw
-from the records. In an editable install the library finds them at ../results, so nothing is
-copied there.
+A reader who installed the wheel with pip has no repository beside it, and the notebooks draw from
+the records. In an editable install fedprox_book finds them at ../results, so nothing is copied
+there.
 """
 
 from pathlib import Path

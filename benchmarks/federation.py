@@ -18,12 +18,12 @@ from benchmarks.environments import HERE
 from fedprox_lib import engine
 from fedprox_lib.algorithms import FedAvg, Scaffold
 from fedprox_lib.flower import apps as flower
-from fedprox_lib.sweeps import lockstep, training
+from fedprox_lib.sweeps import lockstep
 from fedprox_lib.sweeps.experiment import Evaluation, Experiment, from_settings
 from fedprox_lib.sweeps.federations import federations_of
 from fedprox_lib.sweeps.provenance import provenance
 from fedprox_lib.tree import Params
-from tools.deployment import app_settings
+from tools.federation.deployment import app_settings
 
 LOGISTIC = replace(from_settings(app_settings()), evaluation=Evaluation(every=10**6, train_rows=10, test_rows=10))
 """What ``flwr run .`` runs: 100 clients of 20 digits, ten a round, half of them stragglers, FedProx."""
@@ -86,7 +86,7 @@ def main() -> None:
     chosen = parser.parse_args()
     runs: list[dict] = []
     report = {"machine": machine.facts(), "provenance": provenance(), "runs": runs}
-    with training.use_threads(1):
+    with engine.use_threads(1):
         for name, (e, nodes) in EXPERIMENTS.items():
             runs += compared(name, e, nodes, chosen.passes)
             if e is not MORE_WORK:

@@ -29,7 +29,7 @@ from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.data import Examples
 from fedprox_lib.partition import IID, Partition
 from fedprox_lib.plan import LocalWork, UniformPlanner
-from fedprox_lib.sweeps import lockstep, results, training
+from fedprox_lib.sweeps import lockstep, results
 from fedprox_lib.sweeps.experiment import Evaluation, Experiment, grid
 from fedprox_lib.sweeps.federations import PreparedFederation, federations_of
 from fedprox_lib.sweeps.provenance import provenance
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="keep the result in results/benchmarks")
     chosen = parser.parse_args()
     report = {"machine": machine.facts(), "provenance": provenance()}
-    with training.use_threads(1):
+    with engine.use_threads(1):
         for name in chosen.parts.split(","):
             begin = time.perf_counter()
             report[name] = PARTS[name]()

@@ -17,12 +17,12 @@ from benchmarks import protocol
 from fedprox_lib import engine, simulation, tree
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.data import Examples
+from fedprox_lib.engine import use_threads
 from fedprox_lib.partition import IID, Partition
 from fedprox_lib.plan import LocalWork, UniformPlanner
 from fedprox_lib.sweeps import lockstep, parallel, registry
 from fedprox_lib.sweeps.experiment import Evaluation, Experiment
 from fedprox_lib.sweeps.federations import PreparedFederation
-from fedprox_lib.sweeps.training import use_threads
 
 SWEEP = {"logistic": 45, "cnn": 9}
 """Runs of the sweep, by model."""

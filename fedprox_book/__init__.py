@@ -4,4 +4,7 @@ Importing it registers the paper's algorithms, data sets and partitions by the n
 use all of ``fedprox_lib``, which never uses the book.
 """
 
-from fedprox_book import paper  # noqa: F401 (registers)
+from fedprox_lib.extras import brought_by
+
+with brought_by("chapters"):
+    from fedprox_book import paper  # noqa: F401 (registers)

@@ -1,14 +1,12 @@
 """Flower's FedProx baselines, re-enacted: what each of their slips does, in a few lines of our own.
 
-Which question this answers: *what would this book's engine compute if it decided as that code does?* Each class or
-function here is one slip found in the baselines of github.com/adap/flower, as an algorithm, a plan producer or a
-function; :mod:`fedprox_book.audit` says where each one lies and since when, and :mod:`fedprox_book.audit_blog` and
-:mod:`fedprox_book.audit_later` measure what it does. The rest of the library knows nothing of them: it has no switch
-for a bug, and nothing but the audit imports this module. Flower is licensed under Apache 2.0; its code is re-enacted,
-and none of it is copied.
+What would this book's engine compute if it decided as that code does? Each class or function here is one slip found in
+the baselines of github.com/adap/flower, as an algorithm, a plan producer or a function; :mod:`fedprox_book.audit` says
+where each one lies and since when, and measures what it does. The library knows nothing of them: it has no switch for a
+bug, and nothing but the audit and its chapter imports this module. Flower is licensed under Apache 2.0; its code is
+re-enacted, and none of it is copied.
 
-Taught in "The baseline as published". Room: NumPy decisions, and PyTorch computation in the two rules of local
-training. May import tree, models, algorithms, partition, plan, rng.
+Taught in "The baseline as published". Layer: book (NumPy decisions, and PyTorch in the two rules of local training).
 """
 
 from collections.abc import Iterable, Sequence
@@ -53,6 +51,7 @@ class UnsquaredProx(FedProx):
         return tree.map(pulled, g, w, w_t)
 
 
+# Kept from the formatter: the chapter prints this function, and its parameters are easier to read in two lines.
 def train_with_anchor(
     model: Model, w: Params, batches: Iterable[Examples], anchor: Iterable[Tensor], *, lr: float, mu: float,
     squared: bool = False,

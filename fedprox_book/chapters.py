@@ -1,8 +1,12 @@
-"""What only chapters use: one client's job, the shapes inside a model, and the blog's network.
+"""What only chapters use: one client's job, the shapes inside a model, the blog's network, words for tables.
 
-Layer: book (PyTorch).
+Layer: book (PyTorch, pandas).
 """
 
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,8 +16,10 @@ from fedprox_lib.algorithms import Algorithm
 from fedprox_lib.models import CNN_SHAPES, Model, channels_last, head
 from fedprox_lib.plan import UniformPlanner
 from fedprox_lib.simulation import Job, State, initial_state
+from fedprox_lib.sweeps import results
 from fedprox_lib.sweeps.experiment import Experiment
 from fedprox_lib.sweeps.federations import PreparedFederation, federation_of
+from fedprox_lib.sweeps.store import Store
 from fedprox_lib.tree import Params
 
 
@@ -70,13 +76,43 @@ def one_client(
     )
     work = next(work for work in everyone.round_plan(state.round + 1).cohort if work.client == client)
     algorithm = experiment.algorithm
-    job = Job(
-        state.params, work, experiment.work.lr, algorithm, algorithm.hyperparameters(), state.server,
-        algorithm.init_memory(state.params),
-    )  # fmt: skip
+    memory = algorithm.init_memory(state.params)
+    job = Job(state.params, work, experiment.work.lr, algorithm, algorithm.hyperparameters(), state.server, memory)
     return federation, job
 
 
 def with_algorithm(job: Job, algorithm: Algorithm) -> Job:
     """The same job under another algorithm: same start, same rows, same batches."""
     return job._replace(algorithm=algorithm, hyperparameters=algorithm.hyperparameters())
+
+
+def origins(experiments: Sequence[Experiment], store: Store) -> pd.DataFrame:
+    """One row per run: where its record comes from and what it cost."""
+    rows = []
+    for e in experiments:
+        record = results.load_record(e, store)
+        rows.append({"record": e.id, "arm": e.label, "outcome": record.outcome["status"], **record.provenance})
+    return pd.DataFrame(rows)
+
+
+def rounds_text(rounds: pd.DataFrame) -> str:
+    """Rounds of the replicates of one arm in words: their median and range, or how many never got there.
+
+    Example:
+        >>> rounds_text(pd.DataFrame({"rounds": [31.0, 34.2, 36.0], "ran": 40}))
+        '34 (31 to 36)'
+        >>> rounds_text(pd.DataFrame({"rounds": [31.0, float("nan"), float("nan")], "ran": 40}))
+        'more than 40 (1 of 3 got there)'
+    """
+    got, n = rounds["rounds"].dropna(), len(rounds)
+    if len(got) == 0:
+        return f"not in {rounds['ran'].min():.0f}"
+    # The median of censored values is known as long as fewer than half are censored.
+    middle = rounds["rounds"].fillna(np.inf).sort_values().iloc[(n - 1) // 2 : n // 2 + 1].mean()
+    if not np.isfinite(middle):
+        return f"more than {rounds['ran'].min():.0f} ({len(got)} of {n} got there)"
+    if n == 1:
+        return f"{middle:.0f}"
+    low, high = got.min(), got.max()
+    spread = f"{low:.0f} to {high:.0f}" if len(got) == n else f"{low:.0f} or more, {len(got)} of {n} got there"
+    return f"{middle:.0f} ({spread})"

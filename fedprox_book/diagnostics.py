@@ -31,7 +31,7 @@ def inexactness(model: Model, w: Params, w_t: Params, rows: Examples, mu: float)
 
 
 def class_accuracy(model: Model, w: Params, rows: Examples) -> np.ndarray:
-    """(10,) accuracy in [0, 1] label by label; NaN for a label that does not occur."""
+    """(10,) accuracy in [0, 1] of each label; NaN for one that does not occur."""
     _, correct = model.loss_and_correct(w, *rows, chunk=100)
     return np.array([float(correct[rows.y == c].double().mean()) for c in range(10)])
 

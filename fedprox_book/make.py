@@ -8,11 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from fedprox_book import profile as profiles
 from fedprox_book import sweeps, sweeps_paper
 from fedprox_lib import engine
 from fedprox_lib.data import DataCorrupt
-from fedprox_lib.sweeps import records, results, training
+from fedprox_lib.sweeps import records, results
 from fedprox_lib.sweeps.datasets import DataMissing
 from fedprox_lib.sweeps.parallel import TooLarge
 
@@ -27,10 +29,12 @@ def make_records() -> None:
     parser.add_argument("--sweep", choices=sorted(by_name), action="append", help="only this sweep (repeatable)")
     parser.add_argument("--profile", default="paper", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, help="another results folder")
-    parser.add_argument("--workers", type=int, help="processes side by side; by default one a core, on a GPU one")
+    parser.add_argument("--workers", type=int, help="processes side by side; by default one per core, on a GPU one")
     parser.add_argument("--backend", default=engine.DEFAULT, choices=engine.BACKENDS)
     parser.add_argument("--memory-gib", type=float, default=4.0, help="for all workers together; default: %(default)s")
-    parser.add_argument("--device", default=training.default_device(), help="default here: %(default)s")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default here: %(default)s"
+    )
     parser.add_argument("--checkpoint-seconds", type=float)
     chosen = parser.parse_args()
     profile = profiles.profile_named(chosen.profile)
@@ -39,7 +43,7 @@ def make_records() -> None:
     experiments = [e for name in chosen.sweep or groups.get(chosen.only, every) for e in by_name[name](profile)]
 
     def recorded() -> int:
-        return sum(records.exists(profile.run_folder(e.id)) for e in experiments)
+        return sum(profile.run_folder(e.id).exists() for e in experiments)
 
     print(f"{recorded()} of {len(experiments)} runs are recorded in {profile.folder}", flush=True)
     try:

@@ -2,7 +2,7 @@
 
 Each function takes the profile: the committed size for ``published`` and ``paper``, a tiny one for ``smoke``.
 ``BOOK`` is what the committed records hold, ``PLANNED`` what they lack; ``make results`` trains both.
-Room: descriptions. May import experiment, profile.
+Layer: book (descriptions).
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ MU = 0.1
 
 
 def base(profile: Profile) -> Experiment:
-    """McMahan's CNN on label shards: 100 clients of 100 digits, 10 a round, E = 5, B = 10, 40 rounds."""
+    """McMahan's CNN on label shards: 100 clients of 100 digits, 10 per round, E = 5, B = 10, 40 rounds."""
     if profile.is_smoke:
         return Experiment(
             algorithm=FedAvg(),
@@ -61,14 +61,14 @@ def arms(mu: float = MU) -> list:
 
 
 def choose_lr(profile: Profile) -> list[Experiment]:
-    """FedAvg without stragglers, one run a learning rate, on the replicate that is not reported."""
+    """FedAvg without stragglers, one run per learning rate, on the replicate that is not reported."""
     b = replace(base(profile), algorithm=FedAvg())
     works = [replace(b.work, lr=lr) for lr in LR_GRID]
     return grid(b, work=works, replicate=[CHOOSING_REPLICATE])
 
 
 def choose_mu(profile: Profile) -> list[Experiment]:
-    """FedProx at 50 % stragglers, one run a mu, on the replicate that is not reported."""
+    """FedProx at 50 % stragglers, one run per mu, on the replicate that is not reported."""
     b = replace(base(profile), straggler_fraction=0.5)
     return grid(b, algorithm=[FedProx(mu=mu) for mu in MU_GRID], replicate=[CHOOSING_REPLICATE])
 
@@ -79,22 +79,15 @@ def side_by_side(profile: Profile) -> list[Experiment]:
     Without stragglers FedAvg and FedProx(mu=0) are one algorithm (a test shows it to the last bit), so that run is
     made once, as FedAvg.
     """
-    replicates = REPLICATES[:1] if profile.is_smoke else REPLICATES
     fractions = (0.0, 0.9) if profile.is_smoke else STRAGGLERS
-    sweep = [
-        e
-        for r in replicates
-        for e in grid(base(profile), straggler_fraction=fractions, algorithm=arms(), replicate=[r])
-    ]
-    return [e for e in sweep if not (e.straggler_fraction == 0 and e.algorithm == FedProx(mu=0.0))]
+    return distinct(grid(base(profile), replicate=_replicates(profile), straggler_fraction=fractions, algorithm=arms()))
 
 
-def iid(profile: Profile) -> list[Experiment]:
-    """The same digits dealt evenly, the three arms at 90 % stragglers."""
+def iid(profile: Profile, fraction: float = 0.9) -> list[Experiment]:
+    """The same digits dealt evenly, the three arms at one share of stragglers."""
     b = base(profile)
     even = replace(b, partition=IID(num_clients=b.partition.num_clients))
-    replicates = REPLICATES[:1] if profile.is_smoke else REPLICATES
-    return [e for r in replicates for e in grid(even, algorithm=arms(), straggler_fraction=[0.9], replicate=[r])]
+    return distinct(grid(even, replicate=_replicates(profile), straggler_fraction=[fraction], algorithm=arms()))
 
 
 # --- the experiment that the blog meant ------------------------------------------------------------------------------
@@ -131,13 +124,6 @@ def smaller_steps(profile: Profile, fraction: float) -> list[Experiment]:
     return grid(replace(b, algorithm=kept), replicate=_replicates(profile), straggler_fraction=[fraction], work=works)
 
 
-def iid_at(profile: Profile, fraction: float) -> list[Experiment]:
-    """:func:`iid` at another share of stragglers."""
-    b = base(profile)
-    even = replace(b, partition=IID(num_clients=b.partition.num_clients))
-    return distinct(grid(even, replicate=_replicates(profile), straggler_fraction=[fraction], algorithm=arms()))
-
-
 # --- against McMahan's table -----------------------------------------------------------------------------------------
 
 MCMAHAN_LR_GRID = (0.05, 0.1, 0.2)
@@ -162,7 +148,7 @@ def mcmahan(profile: Profile) -> Experiment:
 
 
 def mcmahan_lr(profile: Profile) -> list[Experiment]:
-    """The first 20 rounds of IID, E = 1, one run a learning rate, on the replicate that is not reported."""
+    """The first 20 rounds of IID, E = 1, one run per learning rate, on the replicate that is not reported."""
     b = mcmahan(profile)
     short = replace(b, rounds=min(b.rounds, 20))
     rates = MCMAHAN_LR_GRID[:1] if profile.is_smoke else MCMAHAN_LR_GRID
@@ -200,7 +186,7 @@ LOGISTIC_CHOOSING = tuple(range(1000, 1005))
 LOGISTIC_REPLICATES = tuple(range(10))
 
 
-def logistic(profile: Profile, name: str) -> Experiment:
+def logistic_base(profile: Profile, name: str) -> Experiment:
     """:func:`base` with logistic regression, which is cheap enough for ten replicates."""
     b = base(profile)
     b = replace(b, model="logistic", work=replace(b.work, lr=LOGISTIC_LR))
@@ -209,7 +195,7 @@ def logistic(profile: Profile, name: str) -> Experiment:
 
 def logistic_choices(profile: Profile, name: str) -> list[Experiment]:
     """The learning rate as in :func:`choose_lr`, and at that rate mu as in :func:`choose_mu`; five replicates each."""
-    b = logistic(profile, name)
+    b = logistic_base(profile, name)
     replicates = LOGISTIC_CHOOSING[:1] if profile.is_smoke else LOGISTIC_CHOOSING
     works = [replace(b.work, lr=lr) for lr in LOGISTIC_LR_GRID]
     half = replace(b, straggler_fraction=0.5)
@@ -222,7 +208,7 @@ def logistic_arms(profile: Profile, name: str) -> list[Experiment]:
     algorithms = [FedAvg(), FedProx(mu=0.0)] + [FedProx(mu=mu) for mu in LOGISTIC_MU_GRID]
     replicates = LOGISTIC_REPLICATES[:2] if profile.is_smoke else LOGISTIC_REPLICATES
     return distinct(
-        grid(logistic(profile, name), replicate=replicates, straggler_fraction=STRAGGLERS, algorithm=algorithms)
+        grid(logistic_base(profile, name), replicate=replicates, straggler_fraction=STRAGGLERS, algorithm=algorithms)
     )
 
 
@@ -276,10 +262,10 @@ BOOK: dict[str, Callable[[Profile], list[Experiment]]] = {
 PLANNED: dict[str, Callable[[Profile], list[Experiment]]] = {
     "mu_grid_0": partial(mu_grid, fraction=0.0),
     "smaller_steps_0": partial(smaller_steps, fraction=0.0),
-    "iid_0": partial(iid_at, fraction=0.0),
+    "iid_0": partial(iid, fraction=0.0),
     "mu_grid_50": partial(mu_grid, fraction=0.5),
     "fashion_50": partial(fashion, fraction=0.5),
-    "iid_50": partial(iid_at, fraction=0.5),
+    "iid_50": partial(iid, fraction=0.5),
     "mcmahan_shards_slower": partial(mcmahan_shards, lr=0.05),
 }
 """Written down and costed, but not recorded, or only in part: chapters list them as not run. In order of importance."""

@@ -5,8 +5,7 @@ from its grid on FedAvg; FedAvg drops stragglers, FedProx keeps them. Ours: ten 
 70,000 digits with a fifth of every client's rows held out, both ways of scaling pixels.
 
 ``PAPER`` is what ``make results ONLY=paper`` trains; :mod:`fedprox_book.paper.claims` judges the paper's claims by it.
-``NOT_RUN`` is what could not be trained where this book was made.
-Room: descriptions. May import experiment, profile, sweeps.
+``NOT_RUN`` is what could not be trained where this book was made. Layer: book (descriptions).
 """
 
 from collections.abc import Callable
@@ -16,8 +15,8 @@ from functools import partial
 from fedprox_book.paper import AdaptiveFedProx, AsGenerated, FedDane, LogNormalSizes
 from fedprox_book.paper.synthetic import SPREADS
 from fedprox_book.profile import Profile
-from fedprox_book.sweeps import STRAGGLERS, distinct
-from fedprox_lib.algorithms import FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
+from fedprox_book.sweeps import STRAGGLERS, arms, distinct
+from fedprox_lib.algorithms import Algorithm, FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
 from fedprox_lib.partition import PowerLaw
 from fedprox_lib.plan import LocalWork
 from fedprox_lib.sweeps.experiment import Evaluation, Experiment, grid
@@ -35,7 +34,7 @@ UNTIL_CONVERGED = 1_000
 """Rounds of the runs for the rule behind the 22 % (appendix C.3.2), its own example of "sufficient"."""
 
 
-def mnist(profile: Profile, normalisation: str) -> Experiment:
+def paper_mnist(profile: Profile, normalisation: str) -> Experiment:
     """Logistic regression; 1,000 clients of two digits whose sizes follow a power law; 100 rounds."""
     small = profile.is_smoke
     return Experiment(
@@ -51,7 +50,7 @@ def mnist(profile: Profile, normalisation: str) -> Experiment:
     )
 
 
-def synthetic(profile: Profile, name: str) -> Experiment:
+def paper_synthetic(profile: Profile, name: str) -> Experiment:
     """Logistic regression on the 30 clients of a synthetic set; 200 rounds; gradients of all clients measured."""
     small = profile.is_smoke
     return Experiment(
@@ -70,7 +69,7 @@ def femnist(profile: Profile) -> list[Experiment]:
     """Figures 1 and 7, FEMNIST: 200 clients of five letters each; 200 rounds. Never run: see ``NOT_RUN``.
 
     The ten replicates need between 2,400 and 2,500 images of the letter that is asked for most; where EMNIST has fewer
-    of a letter than a replicate needs, :class:`fedprox_lib.partition.LogNormalSizes` says so and nothing is trained.
+    of a letter than a replicate needs, :class:`fedprox_book.paper.LogNormalSizes` says so and nothing is trained.
 
     # differs from authors' code: its model has 26 outputs, of which 10 occur; ours has 10.
     """
@@ -86,35 +85,35 @@ def femnist(profile: Profile) -> list[Experiment]:
         rounds=6 if small else 200,
         cohort_size=10,
     )
-    algorithms = [FedAvg(), FedProx(mu=0.0), FedProx(mu=BEST_MU)]
-    return distinct(grid(b, replicate=_replicates(profile), straggler_fraction=STRAGGLERS, algorithm=algorithms))
+    return _at_all_shares(b, profile, arms(BEST_MU))
 
 
 def _base(profile: Profile, name: str) -> Experiment:
-    return mnist(profile, "standard") if name == "mnist" else synthetic(profile, name)
+    return paper_mnist(profile, "standard") if name == "mnist" else paper_synthetic(profile, name)
 
 
 def _replicates(profile: Profile, wanted: tuple[int, ...] = REPLICATES) -> tuple[int, ...]:
     return wanted[:2] if profile.is_smoke else wanted
 
 
+def _at_all_shares(b: Experiment, profile: Profile, algorithms: list[Algorithm]) -> list[Experiment]:
+    return distinct(grid(b, replicate=_replicates(profile), straggler_fraction=STRAGGLERS, algorithm=algorithms))
+
+
 def mnist_arms(profile: Profile, normalisation: str) -> list[Experiment]:
     """Figures 1 and 7, MNIST, and the U-shape over mu: FedAvg and FedProx over mu, at 0, 50 and 90 % stragglers."""
     algorithms = [FedAvg(), FedProx(mu=0.0), *(FedProx(mu=mu) for mu in MU_GRID)]
-    b = mnist(profile, normalisation)
-    return distinct(grid(b, replicate=_replicates(profile), straggler_fraction=STRAGGLERS, algorithm=algorithms))
+    return _at_all_shares(paper_mnist(profile, normalisation), profile, algorithms)
 
 
 def synthetic_arms(profile: Profile, name: str) -> list[Experiment]:
     """Figures 1, 2, 5, 6, 7 and 8: FedAvg and FedProx with mu 0 and 1, at 0, 50 and 90 % stragglers."""
-    algorithms = [FedAvg(), FedProx(mu=0.0), FedProx(mu=BEST_MU)]
-    b = synthetic(profile, name)
-    return distinct(grid(b, replicate=_replicates(profile), straggler_fraction=STRAGGLERS, algorithm=algorithms))
+    return _at_all_shares(paper_synthetic(profile, name), profile, arms(BEST_MU))
 
 
 def synthetic_mu(profile: Profile) -> list[Experiment]:
     """Section 5.3.2 on Synthetic(1,1) without stragglers: the rest of the grid of mu."""
-    b = synthetic(profile, "synthetic_1_1")
+    b = paper_synthetic(profile, "synthetic_1_1")
     return grid(b, replicate=_replicates(profile), algorithm=[FedProx(mu=mu) for mu in MU_GRID if mu != BEST_MU])
 
 
@@ -122,8 +121,7 @@ def one_epoch(profile: Profile, name: str) -> list[Experiment]:
     """Figures 9 and 10: E = 1, partial work counted in mini-batches."""
     b = _base(profile, name)
     b = replace(b, work=replace(b.work, epochs=1), evaluation=Evaluation())
-    algorithms = [FedAvg(), FedProx(mu=0.0), FedProx(mu=BEST_MU)]
-    return distinct(grid(b, replicate=_replicates(profile), straggler_fraction=STRAGGLERS, algorithm=algorithms))
+    return _at_all_shares(b, profile, arms(BEST_MU))
 
 
 def adaptive(profile: Profile) -> list[Experiment]:
@@ -132,7 +130,7 @@ def adaptive(profile: Profile) -> list[Experiment]:
         e
         for name in SPREADS
         for e in grid(
-            synthetic(profile, name),
+            paper_synthetic(profile, name),
             replicate=_replicates(profile, FEWER),
             algorithm=[AdaptiveFedProx(mu=1.0 if name == "synthetic_iid" else 0.0)],
         )
@@ -144,11 +142,11 @@ def feddane(profile: Profile) -> list[Experiment]:
     asked = {name: (10,) if name == "synthetic_iid" else (10, 30) for name in SPREADS}
     return [
         e
-        for name, numbers in asked.items()
+        for name, counts in asked.items()
         for e in grid(
-            synthetic(profile, name),
+            paper_synthetic(profile, name),
             replicate=_replicates(profile, FEWER),
-            algorithm=[FedDane(mu=BEST_MU, gradient_clients=n) for n in numbers],
+            algorithm=[FedDane(mu=BEST_MU, gradient_clients=n) for n in counts],
         )
     ]
 
@@ -159,7 +157,7 @@ def by_size(profile: Profile) -> list[Experiment]:
         e
         for name in SPREADS
         for e in grid(
-            replace(synthetic(profile, name), rounds=6 if profile.is_smoke else 100, sampling="by_size"),
+            replace(paper_synthetic(profile, name), rounds=6 if profile.is_smoke else 100, sampling="by_size"),
             replicate=_replicates(profile, REPLICATES[:3]),
             algorithm=[FedProx(mu=0.0), FedProx(mu=BEST_MU)],
         )
@@ -170,11 +168,10 @@ def until_converged(profile: Profile, name: str) -> list[Experiment]:
     """The rule behind the 22 %: 90 % stragglers, run on until the rule has stopped every arm."""
     b = _base(profile, name)
     b = replace(b, rounds=6 if profile.is_smoke else UNTIL_CONVERGED, evaluation=Evaluation())
-    algorithms = [FedAvg(), FedProx(mu=0.0), FedProx(mu=BEST_MU)]
-    return grid(b, replicate=_replicates(profile), straggler_fraction=[0.9], algorithm=algorithms)
+    return grid(b, replicate=_replicates(profile), straggler_fraction=[0.9], algorithm=arms(BEST_MU))
 
 
-def smaller_steps(profile: Profile, name: str) -> list[Experiment]:
+def paper_smaller_steps(profile: Profile, name: str) -> list[Experiment]:
     """Is mu more than a smaller step? mu = 0 with a third and a tenth of the learning rate, or with 5 epochs or 1."""
     b = _base(profile, name)
     works = [replace(b.work, lr=round(b.work.lr * part, 6)) for part in (1 / 3, 1 / 10)]
@@ -190,7 +187,7 @@ def smaller_steps(profile: Profile, name: str) -> list[Experiment]:
 
 
 def today_choices(profile: Profile, name: str) -> list[Experiment]:
-    """The numbers of FedProx and of what came after it: 100 rounds without stragglers, on unreported replicates."""
+    """Hyperparameters for FedProx and what came after it: 100 rounds without stragglers, on unreported replicates."""
     candidates = [
         *(FedProx(mu=mu) for mu in MU_GRID),
         *(Scaffold(server_lr=lr) for lr in (0.3, 1.0)),
@@ -206,11 +203,11 @@ CHOSEN = {
     "mnist": (FedProx(mu=1.0), Scaffold(server_lr=1.0), FedAvgM(server_lr=0.03), FedAdam(server_lr=0.003)),
     "synthetic_1_1": (FedProx(mu=1.0), Scaffold(server_lr=1.0), FedAvgM(server_lr=0.3), FedAdam(server_lr=0.01)),
 }
-"""Of each kind in :func:`today_choices`, the number with the lowest training loss over its last 20 rounds."""
+"""Of each kind in :func:`today_choices`, the one with the lowest training loss over its last 20 rounds."""
 
 
 def today(profile: Profile, name: str) -> list[Experiment]:
-    """FedAvg and, each with its chosen number, FedProx and what came after it, without stragglers."""
+    """FedAvg and, with the hyperparameters in ``CHOSEN``, FedProx and what came after it, without stragglers."""
     return grid(_base(profile, name), replicate=_replicates(profile), algorithm=[FedAvg(), *CHOSEN[name]])
 
 
@@ -225,8 +222,8 @@ PAPER: dict[str, Callable[[Profile], list[Experiment]]] = {
     "paper_feddane": feddane,
     "paper_converged_mnist": partial(until_converged, name="mnist"),
     "paper_converged_synthetic": partial(until_converged, name="synthetic_1_1"),
-    "paper_smaller_mnist": partial(smaller_steps, name="mnist"),
-    "paper_smaller_synthetic": partial(smaller_steps, name="synthetic_1_1"),
+    "paper_smaller_mnist": partial(paper_smaller_steps, name="mnist"),
+    "paper_smaller_synthetic": partial(paper_smaller_steps, name="synthetic_1_1"),
     "paper_today_choices_mnist": partial(today_choices, name="mnist"),
     "paper_today_choices_synthetic": partial(today_choices, name="synthetic_1_1"),
     "paper_today_mnist": partial(today, name="mnist"),

@@ -36,7 +36,6 @@ __all__ = [
     "Algorithm", "FedAvg", "FedProx", "Scaffold", "FedAvgM", "FedAdam", "Replies",
     # the loop, and what is inside
     "Federation", "simulate", "run_round", "local_step", "State", "Job", "sequential", "batched",
-]  # fmt: skip
-# (one group per line reads better than one name per line)
+]  # by what one wants to do  # fmt: skip
 
 __getattr__ = _moved.say_where

@@ -39,6 +39,10 @@ class Examples(NamedTuple):
         """y as NumPy, for the partitions."""
         return self.y.cpu().numpy()
 
+    def to(self, device: str) -> "Examples":
+        """The same on a device."""
+        return Examples(self.x.to(device), self.y.to(device))
+
     def take(self, rows: np.ndarray) -> "Examples":
         """The rows of those numbers, in that order."""
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64)).to(self.y.device)
@@ -114,7 +118,7 @@ class LeafMalformed(ValueError):
 
 
 def federate(clients: Sequence[Client]) -> tuple[Examples, Examples, Partition]:
-    """The library's view of such clients.
+    """Clients that come with their data, as the library sees them: rows, and who holds which.
 
     Returns:
         (training rows, test rows, partition): all clients' rows one client after another, x (n, d) float32 and y (n,)

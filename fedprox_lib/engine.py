@@ -14,6 +14,9 @@ The numbers are those of :func:`fedprox_lib.simulation.sequential` up to roundin
 algorithm to it. Taught in "Fast enough to sweep". Layer: core (PyTorch).
 """
 
+import contextlib
+import ctypes
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,6 +30,7 @@ from fedprox_lib import simulation, tree
 from fedprox_lib.algorithms import Algorithm
 from fedprox_lib.data import Examples
 from fedprox_lib.models import Model
+from fedprox_lib.partition import Partition
 from fedprox_lib.simulation import Job
 from fedprox_lib.tree import Params
 
@@ -274,6 +278,25 @@ def _wide(numbers: Tensor, like: Tensor) -> Tensor:
     return numbers.to(like).view(*numbers.shape, *[1] * (like.dim() - 2))
 
 
+@contextlib.contextmanager
+def use_threads(threads: int = 1) -> Iterator[None]:
+    """Compute on so many threads. One is the rule: sums then have one order, and another core does another run.
+
+    On Linux freed memory is also kept for reuse, or the kernel zeroes fresh pages at every local step of the CNN.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL(None)
+            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 # --- many models at once: groups of models; the models of a group look at the same rows -------------------------------
 # A linear model is packed for it: the bias becomes the last column of the weights, and rows get a last entry of 1.
 
@@ -363,6 +386,44 @@ def evaluate_together(
         loss += F.cross_entropy(scores, labels, reduction="none").double().sum(0)
         correct += (scores.argmax(1) == labels).sum(0)
     return loss / len(index), correct / len(index)
+
+
+@torch.no_grad()
+def gradient_spread(model: Model, params: Params, train: Examples, partition: Partition) -> dict[str, Tensor]:
+    """How much the clients' gradients differ at w, for many models at once.
+
+    ``gradient_variance`` is E_k ||grad F_k - grad f||^2 and ``dissimilarity`` is B(w) = sqrt(E_k ||grad F_k||^2 /
+    ||grad f||^2) (Li et al. 2020, Definition 3; 1 where both are 0). E_k weighs client k by p_k = n_k / n, so
+    grad f = E_k grad F_k.
+
+    # differs from the authors' code: it weighs all clients alike in the variance that the paper's Fig. 2 shows.
+
+    Args:
+        model: the model.
+        params: (1, m, ...), m models.
+        train: the rows that ``partition`` counts.
+        partition: who holds which.
+
+    Returns:
+        Two columns, (m,) float64 each.
+    """
+    params = packed(model, params)
+    mean = {name: torch.zeros(p.shape[1:], dtype=torch.float64, device=p.device) for name, p in params.items()}
+    square = torch.zeros(next(iter(params.values())).shape[1], dtype=torch.float64, device=train.y.device)
+    total = int(partition.sizes.sum())
+    for held in partition.rows:
+        x, y = train.take(held)
+        weights = torch.full((1, len(y)), 1 / len(y), dtype=x.dtype, device=x.device)
+        with torch.enable_grad():
+            gradients = gradients_together(model, params, packed_rows(model, x)[None], y[None], weights)
+        for name, g in gradients.items():
+            mean[name] += len(y) / total * g[0].double()
+            square += len(y) / total * g[0].flatten(1).double().square().sum(1)
+    of_mean = sum((g.flatten(1).square().sum(1) for g in mean.values()), torch.zeros_like(square))
+    return {
+        "gradient_variance": (square - of_mean).clamp(min=0),
+        "dissimilarity": torch.where(square > 0, (square / of_mean).sqrt(), torch.ones_like(square)),
+    }
 
 
 def _softmax(scores: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedprox_lib.require import require_integer
 from fedprox_lib.rng import stream
 
 
@@ -85,21 +86,11 @@ class Scheme(Protocol):
         ...
 
 
-def require_clients(num_clients: int) -> None:
-    if not (isinstance(num_clients, int) and num_clients >= 1):
-        raise ValueError(f"num_clients must be an integer >= 1, got {num_clients!r}.")
-
-
 def _require_rows(needed: int, available: int, what: str) -> None:
     if needed > available:
         raise ValueError(
             f"{what} needs at least {needed} rows, got {available}: use fewer clients or a larger training set."
         )
-
-
-def require_labels(labels_per_client: int) -> None:
-    if not (isinstance(labels_per_client, int) and labels_per_client >= 1):
-        raise ValueError(f"labels_per_client must be an integer >= 1, got {labels_per_client!r}.")
 
 
 def holders_by_label(num_clients: int, labels_per_client: int, labels: np.ndarray) -> list[list[int]]:
@@ -127,7 +118,7 @@ class IID:
     num_clients: int
 
     def __post_init__(self) -> None:
-        require_clients(self.num_clients)
+        require_integer("num_clients", self.num_clients)
 
     def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
         _require_rows(self.num_clients, len(labels), f"IID(num_clients={self.num_clients})")
@@ -157,9 +148,8 @@ class LabelShards:
     shards_per_client: int = 2
 
     def __post_init__(self) -> None:
-        require_clients(self.num_clients)
-        if not (isinstance(self.shards_per_client, int) and self.shards_per_client >= 1):
-            raise ValueError(f"shards_per_client must be an integer >= 1, got {self.shards_per_client!r}.")
+        require_integer("num_clients", self.num_clients)
+        require_integer("shards_per_client", self.shards_per_client)
 
     def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
         labels = np.asarray(labels)
@@ -200,8 +190,8 @@ class PowerLaw:
     min_per_label: int = 5
 
     def __post_init__(self) -> None:
-        require_clients(self.num_clients)
-        require_labels(self.labels_per_client)
+        require_integer("num_clients", self.num_clients)
+        require_integer("labels_per_client", self.labels_per_client)
         if not self.sigma > 0:
             raise ValueError(f"sigma must be > 0, got {self.sigma!r}.")
         if not self.min_per_label >= 1:
@@ -246,7 +236,7 @@ class Dirichlet:
     min_rows: int = 1
 
     def __post_init__(self) -> None:
-        require_clients(self.num_clients)
+        require_integer("num_clients", self.num_clients)
         if not (self.alpha > 0 and np.isfinite(self.alpha)):
             raise ValueError(
                 f"Dirichlet needs a finite alpha > 0, got alpha={self.alpha!r}; the larger, the more even."

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from fedprox_lib.partition import Partition
+from fedprox_lib.require import require_integer, require_one_of
 from fedprox_lib.rng import stream
 
 STRAGGLER_EPOCHS = ("1..E", "1..E-1")
@@ -37,10 +38,8 @@ class LocalWork:
     lr: float
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}.")
+        require_integer("epochs", self.epochs)
+        require_integer("batch_size", self.batch_size)
         if not (isinstance(self.lr, int | float) and 0 < self.lr < np.inf):
             raise ValueError(f"lr must be a finite number > 0, got {self.lr!r}.")
 
@@ -201,5 +200,4 @@ def require_stragglers(fraction: float, epochs: str) -> None:
     """Raise unless the fraction is in [0, 1] and the rule for their epochs is known."""
     if not (isinstance(fraction, int | float) and 0 <= fraction <= 1):
         raise ValueError(f"straggler_fraction must be in [0, 1], got {fraction!r}; 90 % is 0.9.")
-    if epochs not in STRAGGLER_EPOCHS:
-        raise ValueError(f"straggler_epochs must be one of {', '.join(STRAGGLER_EPOCHS)}, got {epochs!r}.")
+    require_one_of("straggler_epochs", epochs, STRAGGLER_EPOCHS)

@@ -37,6 +37,15 @@ class State(NamedTuple):
     server: Params
     memories: dict[int, Params]
 
+    def to(self, device: str) -> "State":
+        """The same with its tensors on a device."""
+
+        def place(params: Params) -> Params:
+            return tree.map(lambda w: tree.laid_out(w.to(device)), params)
+
+        memories = {client: place(memory) for client, memory in self.memories.items()}
+        return State(self.round, place(self.params), place(self.server), memories)
+
 
 class Job(NamedTuple):
     """What one client does in one round: the unit of work of every backend.
@@ -190,7 +199,7 @@ def conclude(
 
 def initial_state(model: Model, algorithm: Algorithm, seed: int, device: str = "cpu") -> State:
     """Round 0: the seeded weights and empty memories."""
-    params = tree.map(lambda w: tree.laid_out(w.to(device)), model.init(seed))
+    params = State(0, model.init(seed), {}, {}).to(device).params
     return State(0, params, algorithm.init_server(params), {})
 
 

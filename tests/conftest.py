@@ -1,6 +1,9 @@
 """Small federations for the tests: seconds, one thread, no network, and double precision where bits matter."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,15 @@ from fedprox_lib.sweeps.experiment import Experiment
 def one_thread():
     """Sums have one order."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """This checkout as pip builds it, without a network."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(folder), str(Path(__file__).parent.parent)], check=True)
+    return next(folder.glob("*.whl"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedprox_book import audit, baselines, profile, sweeps
-from fedprox_book.audit_table import COLUMNS, MEANT, PUBLISHED, power_law, summary
+from fedprox_book.audit import COLUMNS, MEANT, PUBLISHED, power_law, summary
 from fedprox_lib import engine, models, simulation, tree
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.data import Examples
@@ -48,14 +48,14 @@ def test_an_unknown_slip_is_refused_with_the_list(capsys):
     with pytest.raises(ValueError, match=r"one of unsquared, .*snippet, got 'squared'"):
         audit.find("squared")
     with pytest.raises(SystemExit):
-        audit.main(["squared"])
+        audit.audit_command(["squared"])
     assert "two-digits" in capsys.readouterr().err
-    audit.main([])
+    audit.audit_command([])
     assert len(capsys.readouterr().out.splitlines()) == len(audit.DEFECTS)
 
 
 def test_the_command_measures_again_and_sets_it_beside_the_record(tmp_path, capsys):
-    audit.main(["snippet", "--profile", "smoke", "--store", str(tmp_path)])
+    audit.audit_command(["snippet", "--profile", "smoke", "--store", str(tmp_path)])
     said = capsys.readouterr().out
     assert "measured now, profile smoke" in said and said.count("largest difference from plain SGD") == 2
     made = records.read(tmp_path / "tables" / "audit-snippet")

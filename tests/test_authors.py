@@ -23,7 +23,7 @@ import torch
 from fedprox_book import profile
 from fedprox_book.paper import authors, synthetic
 from fedprox_book.paper.authors_plan import AuthorsPlanner
-from fedprox_lib import engine, models
+from fedprox_lib import data, engine, models
 from fedprox_lib.algorithms import FedAvg, FedProx
 from fedprox_lib.partition import Partition
 from fedprox_lib.plan import LocalWork
@@ -59,10 +59,16 @@ def as_params(rows):
 @pytest.mark.parametrize("backend", engine.BACKENDS)
 def test_the_recorded_curve_is_reproduced(backend):
     clients = synthetic.generate("synthetic_iid", 3)
-    rows = authors.run(
-        clients, as_params(recorded_init()), FedProx(mu=1.0), LocalWork(20, 10, 0.01),
-        rounds=12, cohort_size=10, straggler_fraction=0.5, backend=engine.BACKENDS[backend],
-    )  # fmt: skip
+    rows = authors.reenact(
+        clients,
+        as_params(recorded_init()),
+        FedProx(mu=1.0),
+        LocalWork(20, 10, 0.01),
+        rounds=12,
+        cohort_size=10,
+        straggler_fraction=0.5,
+        backend=engine.BACKENDS[backend],
+    )
     ours, theirs = pd.DataFrame(rows), pd.read_csv(CURVE)
     assert list(ours) == list(authors.COLUMNS) == list(theirs)
     assert list(ours["round"]) == list(theirs["round"]) == list(range(13))
@@ -147,7 +153,7 @@ def test_labels_where_the_softmax_overflows_are_the_authors():
 
 def test_federating_numbers_the_rows_client_by_client():
     clients = synthetic.generate("synthetic_0_0", 2)
-    train, test, partition = synthetic.federate(clients)
+    train, test, partition = data.federate(clients)
     assert (train.x.dtype, train.y.dtype) == (torch.float32, torch.int64)
     assert np.array_equal(np.concatenate(partition.rows), np.arange(len(train.y)))
     held = train.take(partition.rows[7])
@@ -176,7 +182,7 @@ def test_leaf_files_come_back_as_they_were_written(tmp_path, suffix):
     clients = sorted(synthetic.generate("synthetic_0.5_0.5", 0), key=lambda c: len(c.y))[:5]
     paths = [tmp_path / f"{part}.{suffix}" for part in ("train", "test")]
     synthetic.write_leaf(clients, *paths)
-    for before, after in zip(sorted(clients, key=lambda c: c.id), synthetic.read_leaf(*paths), strict=True):
+    for before, after in zip(sorted(clients, key=lambda c: c.id), data.read_leaf(*paths), strict=True):
         assert before.id == after.id
         assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(before[1:], after[1:], strict=True))
 
@@ -185,7 +191,7 @@ def test_clients_are_sorted_by_id_and_may_lack_test_rows(tmp_path):
     nothing = {"x": [], "y": []}
     train = write(tmp_path / "train.json", leaf())
     test = write(tmp_path / "test.json.gz", leaf(num_samples=[0, 0], user_data={"a": nothing, "b": nothing}))
-    a, b = synthetic.read_leaf(train, test)
+    a, b = data.read_leaf(train, test)
     assert (a.id, b.id, a.x.tolist(), b.y.tolist(), a.test_x.shape) == ("a", "b", [[3, 4], [5, 6]], [1], (0, 2))
 
 
@@ -212,20 +218,20 @@ MALFORMED = {
 def test_malformed_leaf_files_are_refused_by_name(tmp_path, case):
     content, message = MALFORMED[case]
     train, test = write(tmp_path / "train.json", content), write(tmp_path / "test.json", leaf())
-    with pytest.raises(synthetic.LeafMalformed, match=message) as caught:
-        synthetic.read_leaf(train, test)
+    with pytest.raises(data.LeafMalformed, match=message) as caught:
+        data.read_leaf(train, test)
     assert "train.json" in str(caught.value)
 
 
 def test_files_that_do_not_belong_together_or_are_cut_are_refused(tmp_path):
     train = write(tmp_path / "train.json", leaf())
     test = write(tmp_path / "test.json", {"users": ["a"], "num_samples": [2], "user_data": {"a": ROWS["a"]}})
-    with pytest.raises(synthetic.LeafMalformed, match="lacks 'b'"):
-        synthetic.read_leaf(train, test)
+    with pytest.raises(data.LeafMalformed, match="lacks 'b'"):
+        data.read_leaf(train, test)
     cut = tmp_path / "cut.json.gz"
     cut.write_bytes(gzip.compress(json.dumps(leaf()).encode())[:40])
-    with pytest.raises(synthetic.LeafMalformed, match="cut.json.gz must be a JSON file"):
-        synthetic.read_leaf(train, cut)
+    with pytest.raises(data.LeafMalformed, match="cut.json.gz must be a JSON file"):
+        data.read_leaf(train, cut)
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -294,7 +300,9 @@ def test_plans_are_those_of_the_authors_trainers(fedprox, drop, epochs, batch, k
 
 
 def test_any_round_can_be_asked_for_at_any_time():
-    make = lambda: AuthorsPlanner(partition_of(SIZES), LocalWork(3, 4, 0.1), 5, 0.5, keeps_partial_work=True)  # noqa: E731
+    def make():
+        return AuthorsPlanner(partition_of(SIZES), LocalWork(3, 4, 0.1), 5, 0.5, keeps_partial_work=True)
+
     planner, in_turn = make(), make()
     orders = [[share.order.tolist() for share in in_turn.round_plan(t).cohort] for t in (1, 2, 3, 4)]
     for t in (4, 2, 2, 3, 1):
@@ -403,7 +411,7 @@ def test_training_agrees_with_numpy_in_double_precision(algorithm, drop):
     theirs = by_hand(clients, init.astype(float), played, lr=0.01, mu=0.0, batch=7)
     work = LocalWork(3, 7, 0.01)
     ours = pd.DataFrame(
-        authors.run(clients, as_params(init), algorithm, work, rounds=3, cohort_size=4, straggler_fraction=drop)
+        authors.reenact(clients, as_params(init), algorithm, work, rounds=3, cohort_size=4, straggler_fraction=drop)
     )
     assert np.allclose(ours, theirs, rtol=1e-5, atol=0)
     assert (theirs.train_loss.nunique() == 1) == (drop == 1.0)  # nobody to average: the weights stay
@@ -420,10 +428,19 @@ def files(tmp_path_factory):
     synthetic.write_leaf(clients[::-1], folder / "train.json", folder / "test.json.gz")
     np.savez(folder / "init.npz", kernel=recorded_init()[:-1], bias=recorded_init()[-1])
     words = {
-        "--train": folder / "train.json", "--test": folder / "test.json.gz", "--init": folder / "init.npz",
-        "--algorithm": "fedprox", "--mu": 1, "--drop-percent": 0.5, "--epochs": 2, "--rounds": 2, "--lr": 0.01,
-        "--batch-size": 10, "--clients-per-round": 4, "--out": folder / "curve.csv",
-    }  # fmt: skip
+        "--train": folder / "train.json",
+        "--test": folder / "test.json.gz",
+        "--init": folder / "init.npz",
+        "--algorithm": "fedprox",
+        "--mu": 1,
+        "--drop-percent": 0.5,
+        "--epochs": 2,
+        "--rounds": 2,
+        "--lr": 0.01,
+        "--batch-size": 10,
+        "--clients-per-round": 4,
+        "--out": folder / "curve.csv",
+    }
     return folder, words
 
 
@@ -436,24 +453,32 @@ def test_the_command_writes_the_curve(files):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "fedprox_book.paper.authors", *command(words)],
-        cwd=Path(__file__).parent.parent, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=Path(__file__).parent.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    rows = authors.run(
-        synthetic.read_leaf(folder / "train.json", folder / "test.json.gz"), as_params(recorded_init()),
-        FedProx(mu=1.0), LocalWork(2, 10, 0.01), rounds=2, cohort_size=4, straggler_fraction=0.5,
-    )  # fmt: skip
+    rows = authors.reenact(
+        data.read_leaf(folder / "train.json", folder / "test.json.gz"),
+        as_params(recorded_init()),
+        FedProx(mu=1.0),
+        LocalWork(2, 10, 0.01),
+        rounds=2,
+        cohort_size=4,
+        straggler_fraction=0.5,
+    )
     written = pd.read_csv(folder / "curve.csv", engine="python")  # reads back every digit
     pd.testing.assert_frame_equal(written, pd.DataFrame(rows), check_exact=True)
 
 
 def test_the_command_generates_and_notes_what_it_does_not_use(files, tmp_path, capsys):
-    authors.main(["--generate", "synthetic_iid", "--seed", "3", "--out", str(tmp_path / "new" / "data")])
+    authors.authors_command(["--generate", "synthetic_iid", "--seed", "3", "--out", str(tmp_path / "new" / "data")])
     made = tmp_path / "new" / "data"
     parts = [made / f"synthetic_iid_{part}.json.gz" for part in ("train", "test")]
     assert "30 clients, 7308 training rows" in capsys.readouterr().out
-    assert synthetic.read_leaf(*parts)[4].x.tolist() == synthetic.generate("synthetic_iid", 3)[4].x.tolist()
-    authors.main(command(files[1] | {"--algorithm": "fedavg", "--out": tmp_path / "c.csv"}))
+    assert data.read_leaf(*parts)[4].x.tolist() == synthetic.generate("synthetic_iid", 3)[4].x.tolist()
+    authors.authors_command(command(files[1] | {"--algorithm": "fedavg", "--out": tmp_path / "c.csv"}))
     assert "--mu 1.0 is not used" in capsys.readouterr().err
     assert len(pd.read_csv(tmp_path / "c.csv")) == 3
 
@@ -478,27 +503,27 @@ def test_the_command_generates_and_notes_what_it_does_not_use(files, tmp_path, c
 )
 def test_wrong_words_are_explained(files, changes, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        authors.main(command(files[1] | changes))
+        authors.authors_command(command(files[1] | changes))
     assert caught.value.code == 2
     assert re.search(message, capsys.readouterr().err)
 
 
 def test_what_is_lacking_is_named(files, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        authors.main(["--algorithm", "fedprox", "--out", str(tmp_path)])
+        authors.authors_command(["--algorithm", "fedprox", "--out", str(tmp_path)])
     assert "please also give --train, --test, --init, --mu, --drop-percent" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        authors.main(["--generate", "synthetic_iid", "--out", str(tmp_path)])
+        authors.authors_command(["--generate", "synthetic_iid", "--out", str(tmp_path)])
     assert "please also give --seed." in capsys.readouterr().err
 
 
 def test_weights_and_data_must_fit(files, tmp_path):
     folder, _ = files
-    clients = synthetic.read_leaf(folder / "train.json", folder / "test.json.gz")
+    clients = data.read_leaf(folder / "train.json", folder / "test.json.gz")
     settings = {"rounds": 1, "cohort_size": 2, "straggler_fraction": 0.0}
     for d, classes, message in ((59, 10, "for the 60 features"), (60, 3, r"in 0\.\.2")):
         with pytest.raises(ValueError, match=message):
-            authors.run(clients, models.logistic(d, classes).init(0), FedAvg(), LocalWork(1, 10, 0.1), **settings)
+            authors.reenact(clients, models.logistic(d, classes).init(0), FedAvg(), LocalWork(1, 10, 0.1), **settings)
     np.savez(tmp_path / "odd.npz", kernel=np.zeros((60, 10)), bias=np.zeros(9))
     with pytest.raises(ValueError, match=r"got \(60, 10\) and \(9,\)"):
         authors.read_init(tmp_path / "odd.npz")

@@ -203,7 +203,13 @@ def test_a_page_keeps_figure_texts_and_loses_dates_and_random_ids():
 
 
 def test_the_key_of_an_execution_covers_library_records_versions_and_profile(tmp_path):
-    files = ("notebooks/01.ipynb", "fedprox_lib/algorithms/fedprox.py", "results/a.csv")
+    files = (
+        "notebooks/01.ipynb",
+        "fedprox_lib/algorithms/fedprox.py",
+        "fedprox_book/paper/theory.py",
+        "fedprox_book/paper/claims.yml",
+        "results/a.csv",
+    )
     for name in (*files, "constraints.txt"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +220,7 @@ def test_the_key_of_an_execution_covers_library_records_versions_and_profile(tmp
     for name in (*files, "constraints.txt"):
         (tmp_path / name).write_text("2")
         keys.add(run_notebooks.execution_key(tmp_path, source, "smoke"))
-    assert len(keys) == 6
+    assert len(keys) == 2 + len(files) + 1  # two profiles, and every file changed
 
 
 def book(root: Path, *cells) -> list[Path]:

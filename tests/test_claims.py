@@ -1,5 +1,6 @@
 """The scoreboard judges as it says: statistics by hand, verdicts from intervals, claims that read nothing else."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from fedprox_book import diagnostics, profile, sweeps_paper
 from fedprox_book.paper import claim_statistics, claims, theory
-from fedprox_book.paper.claim_statistics import STATISTICS
+from fedprox_book.paper.claim_statistics import final_difference, log_ratio, step_to_next
 from fedprox_book.paper.claims import Claim
 from fedprox_lib import simulation
 from fedprox_lib.algorithms import FedAvg, FedProx
@@ -26,10 +27,18 @@ def runs(*curves, data="toy"):
         loss = np.asarray(loss, dtype=float)
         parts.append(
             pd.DataFrame(
-                {"arm": arm, "straggler_fraction": fraction, "seed": seed, "round": range(len(loss)), "data": data,
-                 "train_loss": loss, "test_accuracy": 1 - loss / 10, "gradient_variance": loss**2}
+                {
+                    "arm": arm,
+                    "straggler_fraction": fraction,
+                    "seed": seed,
+                    "round": range(len(loss)),
+                    "data": data,
+                    "train_loss": loss,
+                    "test_accuracy": 1 - loss / 10,
+                    "gradient_variance": loss**2,
+                }
             )
-        )  # fmt: skip
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -41,36 +50,37 @@ def means(found):
 
 
 def test_final_is_the_mean_of_the_last_twenty_and_differences_are_paired():
-    flat = lambda level: [9.0] * 5 + [level] * 20  # noqa: E731
+    def flat(level):
+        return [9.0] * 5 + [level] * 20
+
     table = runs((DROP, 0.9, 0, flat(3)), (DROP, 0.9, 1, flat(5)), (KEEP, 0.9, 0, flat(2)), (KEEP, 0.9, 1, flat(3)))
-    found = claim_statistics.final_difference(table, metric="train_loss", arm=KEEP, baseline=DROP, stragglers=[0.9])
+    found = final_difference(table, metric="train_loss", arm=KEEP, baseline=DROP, stragglers=[0.9])
     assert found["value"].tolist() == [-1.0, -2.0] and set(found["part"]) == {"90 %"}
 
 
 def test_without_stragglers_fedavg_stands_for_mu_0():
     table = runs((DROP, 0.0, 0, [2.0] * 3), (PROX, 0.0, 0, [1.5] * 3))
-    found = claim_statistics.final_difference(table, metric="train_loss", arm=PROX, baseline=KEEP, stragglers=[0.0])
+    found = final_difference(table, metric="train_loss", arm=PROX, baseline=KEEP, stragglers=[0.0])
     assert found["value"].tolist() == [-0.5]
     with pytest.raises(ValueError, match="there is no run of 'FedProx, mu = 0' at 50 % stragglers"):
-        claim_statistics.final_difference(table, metric="train_loss", arm=KEEP, baseline=DROP, stragglers=[0.5])
+        final_difference(table, metric="train_loss", arm=KEEP, baseline=DROP, stragglers=[0.5])
 
 
 def test_steps_between_shares_of_stragglers():
     table = runs((DROP, 0.0, 0, [1.0]), (DROP, 0.5, 0, [1.5]), (DROP, 0.9, 0, [4.0]))
-    assert means(claim_statistics.step_between_stragglers(table, metric="train_loss", arm=DROP)) == {
-        "0 % to 50 %": 0.5,
-        "50 % to 90 %": 2.5,
-    }
+    found = step_to_next(table, metric="train_loss", arm=DROP, by="straggler_fraction")
+    assert means(found) == {"0 % to 50 %": 0.5, "50 % to 90 %": 2.5}
 
 
 def test_roughness_is_the_spread_of_changes_not_of_values():
     """A straight line is perfectly smooth, whatever its slope; here the changes spread 4 times as much."""
     calm, wild = np.cumsum([5, 1, -1, 1, -1, 1]), np.cumsum([5, 4, -4, 4, -4, 4])
     table = runs((DROP, 0.0, 0, wild), (PROX, 0.0, 0, calm))
-    names = {"metric": "train_loss", "arm": PROX, "baseline": KEEP}
-    found = claim_statistics.roughness_ratio(table, **names, stragglers=[0.0])
-    assert found["value"].tolist() == pytest.approx([-np.log(4)])
-    assert claim_statistics.roughness_ratio_by_set(table, **names)["part"].tolist() == ["toy 0 %"]
+    names = {"metric": "roughness", "arm": PROX, "baseline": KEEP}
+    found = log_ratio(table, **names)
+    assert found["value"].tolist() == pytest.approx([-np.log(4)]) and found["part"].tolist() == ["0 %"]
+    both = log_ratio(pd.concat([table, table.assign(data="other")]), **names)
+    assert both["part"].tolist() == ["toy 0 %", "other 0 %"] and both["value"].nunique() == 1
 
 
 def test_rescued_counts_only_what_was_ill():
@@ -78,9 +88,15 @@ def test_rescued_counts_only_what_was_ill():
     ill, well = [0.0] * 5 + [1.5] * 10, [0.0] * 15
     slow = np.linspace(0, 1.4, 16)[:15]  # rises by 1.3, but by less than 1 in any ten rounds
     table = runs(
-        (KEEP, 0.5, 0, ill), (PROX, 0.5, 0, well), (KEEP, 0.5, 1, ill), (PROX, 0.5, 1, ill),
-        (KEEP, 0.5, 2, slow), (PROX, 0.5, 2, ill), (KEEP, 0.5, 3, well[:6]), (PROX, 0.5, 3, well),
-    )  # fmt: skip
+        (KEEP, 0.5, 0, ill),
+        (PROX, 0.5, 0, well),
+        (KEEP, 0.5, 1, ill),
+        (PROX, 0.5, 1, ill),
+        (KEEP, 0.5, 2, slow),
+        (PROX, 0.5, 2, ill),
+        (KEEP, 0.5, 3, well[:6]),
+        (PROX, 0.5, 3, well),
+    )
     found = claim_statistics.rescued(table, arm=PROX, baseline=KEEP, stragglers=[0.5])
     assert dict(zip(found["replicate"], found["value"], strict=True)) == {0: 1.0, 1: 0.0, 3: 1.0}
     nobody = claim_statistics.rescued(
@@ -102,11 +118,19 @@ def test_the_rule_behind_the_22_percent_stops_each_arm_for_itself():
 
 def test_rounds_to_within_ten_percent_of_the_best():
     fast, slow, never = [4.0, 1.05, 1.0, 1.0], [4.0, 3.0, 1.1, 1.0], [4.0, 3.0, 2.0, 1.5]
-    ratio = lambda loss: claim_statistics.rounds_ratio(  # noqa: E731
-        runs((DROP, 0.0, 0, fast), (PROX, 0.0, 0, loss)), arm=PROX, baseline=DROP, above_best=0.1
-    )["value"].tolist()
+
+    def ratio(loss):
+        table = runs((DROP, 0.0, 0, fast), (PROX, 0.0, 0, loss))
+        return log_ratio(table, metric="train_loss", arm=PROX, baseline=DROP, above_best=0.1)["value"].tolist()
+
     assert ratio(slow) == pytest.approx([np.log(2)])
     assert ratio(never) == pytest.approx([np.log(3)])  # never counts as the last round
+
+
+def test_a_ratio_of_curves_is_their_geometric_mean_without_round_0():
+    table = runs((DROP, 0.0, 0, [5.0, 1.0, 2.0]), (PROX, 0.0, 0, [5.0, 2.0, 16.0]))
+    found = log_ratio(table, metric="train_loss", arm=PROX, baseline=DROP)
+    assert found["value"].tolist() == pytest.approx([np.log(4)])  # 2 and 8 times as much
 
 
 def test_ranks_are_correlated_over_the_second_half():
@@ -120,19 +144,20 @@ def test_ranks_are_correlated_over_the_second_half():
 
 def test_between_sets_sampling_mu_and_the_better_arm():
     a, b = runs((DROP, 0.0, 0, [1.0, 1.0]), data="a"), runs((DROP, 0.0, 0, [2.0, 8.0]), data="b")
-    sets = claim_statistics.step_between_sets(pd.concat([a, b]), metric="train_loss", arm=DROP)
+    sets = step_to_next(pd.concat([a, b]), metric="train_loss", arm=DROP, by="data")
     assert means(sets) == {"a to b": round(float(np.log(4)), 10)}
     flat = [2.0] * 101
     both = [
         runs((KEEP, 0.0, 0, flat), (KEEP, 0.0, 1, flat)),
         runs((KEEP, 0.0, 0, np.array(flat) - 0.5)).assign(sampling="by_size"),
     ]
-    by_size = claim_statistics.sampling_difference(pd.concat(both), metric="train_loss", mus=[0.0], round=100)
+    ways = {"sampling": ("by_size", "uniform"), "until": 100}
+    by_size = final_difference(pd.concat(both), metric="train_loss", arm=[KEEP], baseline=None, **ways)
     assert by_size["value"].tolist() == [-0.5]  # replicate 1 has no twin
     arms = runs((DROP, 0.0, 0, flat), (PROX, 0.0, 0, [1.0] * 101), ("AdaptiveFedProx, mu = 0", 0.0, 0, [1.2] * 101))
-    better = claim_statistics.gap_to_better(arms, metric="train_loss", arms=[DROP, PROX], adaptive="AdaptiveFedProx")
+    better = final_difference(arms, metric="train_loss", arm="AdaptiveFedProx", baseline=[DROP, PROX])
     assert better["value"].tolist() == pytest.approx([0.2])
-    mus = claim_statistics.against_best_mu(arms, metric="train_loss", best=1.0, others=[0.0])
+    mus = final_difference(arms, metric="train_loss", arm=[KEEP], baseline=PROX)
     assert means(mus) == {"mu = 0": 1.0}
     assert means(claim_statistics.largest(arms, metric="train_loss", arms=[PROX], stragglers=0.0)) == {PROX: 1.0}
 
@@ -179,8 +204,8 @@ def test_a_proportion_has_an_exact_interval(monkeypatch):
 
 
 def test_a_damaged_record_does_not_pass_for_not_run(tmp_path):
-    gamma = next(c for c in claims.load() if c.table)
-    own = profile.Profile("own", "mnist5k", tmp_path, may_train=False)
+    gamma = next(c for c in claims.all_claims() if c.table)
+    own = profile.Profile(tmp_path, may_train=False, name="own", data="mnist5k")
     assert claims.judge(gamma, own).verdict == "not run"
     (tmp_path / "tables" / gamma.table).mkdir(parents=True)
     with pytest.raises(records.RecordDamaged, match="half-written or unreadable"):
@@ -191,7 +216,8 @@ def test_a_damaged_record_does_not_pass_for_not_run(tmp_path):
 
 
 def test_every_claim_can_be_judged_or_says_why_not():
-    known = claims.load()
+    known = claims.all_claims()
+    offered = {name for name, f in vars(claim_statistics).items() if inspect.isfunction(f) and name[0] != "_"}
     assert len({(c.id, c.data) for c in known}) == len(known)
     assert {f"C{i}" for i in range(19)} <= {c.id for c in known}
     for c in known:
@@ -199,11 +225,11 @@ def test_every_claim_can_be_judged_or_says_why_not():
         if c.not_run:
             assert not c.statistic
         else:
-            assert c.statistic in {*STATISTICS, "identity"} and len(c.expected) == 1
+            assert c.statistic in {*offered, "identity"} and len(c.expected) == 1
             assert set(c.sweeps) <= sweeps_paper.PAPER.keys()
             assert c.sweeps or c.table or c.statistic == "identity"
     used = {c.statistic for c in known}
-    assert used >= STATISTICS.keys(), "a statistic that no claim uses"
+    assert used >= offered, "a statistic that no claim uses"
 
 
 def test_the_sweeps_hold_the_arms_that_feddane_is_judged_by():
@@ -211,7 +237,7 @@ def test_the_sweeps_hold_the_arms_that_feddane_is_judged_by():
     for name in ("smoke", "paper"):
         runs = sweeps_paper.feddane(profile.profile_named(name))
         assert len({e.id for e in runs}) == len(runs) == 7 * (2 if name == "smoke" else 5)
-        for c in (c for c in claims.load() if c.id.startswith("C15")):
+        for c in (c for c in claims.all_claims() if c.id.startswith("C15")):
             beside = sweeps_paper.PAPER[c.sweeps[0]](profile.profile_named(name))
             full = [
                 e for e in [*runs, *beside] if e.data == beside[0].data and e.seed == 1 and not e.straggler_fraction
@@ -222,7 +248,7 @@ def test_the_sweeps_hold_the_arms_that_feddane_is_judged_by():
 
 def test_fedprox_0_is_fedavg_bit_for_bit():
     """C0, with both backends and both models."""
-    (c0,) = [c for c in claims.load() if c.id == "C0"]
+    (c0,) = [c for c in claims.all_claims() if c.id == "C0"]
     _, verdict, found = claims.judge(c0, profile.profile_named("published"))
     assert verdict == "reproduced" and len(found) == 4 and (found["mean"] == 0).all()
 
@@ -244,7 +270,7 @@ def test_rho_term_by_term():
 
 def test_more_epochs_of_the_same_batches_are_measured_along_a_run():
     smoke = profile.profile_named("smoke")
-    e = sweeps_paper.synthetic(smoke, "synthetic_iid")
+    e = sweeps_paper.paper_synthetic(smoke, "synthetic_iid")
     e = replace(e, algorithm=FedProx(mu=1.0), rounds=1)
     table = theory.along([e], rounds=[1, 2], epochs=[1, 2])  # at the start of round 2, which is not trained
     assert len(table) == 2 * 2 * e.cohort_size
@@ -255,10 +281,13 @@ def test_more_epochs_of_the_same_batches_are_measured_along_a_run():
         row = part.iloc[0]
         assert row["rho"] == pytest.approx(
             theory.rho(
-                1.0, gamma=part["gamma"].max(), dissimilarity=row["dissimilarity"], smoothness=row["smoothness"],
+                1.0,
+                gamma=part["gamma"].max(),
+                dissimilarity=row["dissimilarity"],
+                smoothness=row["smoothness"],
                 cohort_size=e.cohort_size,
             )
-        )  # fmt: skip
+        )
     with pytest.raises(ValueError, match="needs FedProx with mu > 0"):
         theory.along([e, replace(e, algorithm=FedAvg())], [1], [1])
     with pytest.raises(ValueError, match="gradients measured"):
@@ -268,7 +297,7 @@ def test_more_epochs_of_the_same_batches_are_measured_along_a_run():
 def test_runs_looked_at_together_are_looked_at_as_alone():
     """gamma after all epochs is that of the model which the run itself averages."""
     smoke = profile.profile_named("smoke")
-    e = replace(sweeps_paper.synthetic(smoke, "synthetic_1_1"), algorithm=FedProx(mu=1.0), rounds=1)
+    e = replace(sweeps_paper.paper_synthetic(smoke, "synthetic_1_1"), algorithm=FedProx(mu=1.0), rounds=1)
     other = replace(e, data="synthetic_0_0")
     both = theory.along([e, other.replicate(1)], [2], [1, 2])
     alone = theory.along([e], [2], [1, 2])
@@ -286,7 +315,7 @@ def test_runs_looked_at_together_are_looked_at_as_alone():
 
 
 def test_the_table_behind_c17_and_c18_rho_is_found_by_its_name(tmp_path, capsys):
-    theory.main(["--profile", "smoke", "--store", str(tmp_path)])
+    theory.theory_command(["--profile", "smoke", "--store", str(tmp_path)])
     assert f"table 'paper-gamma': {4 * 2 * 2 * 2 * 10} rows" in capsys.readouterr().out
     smoke = replace(profile.profile_named("smoke"), folder=tmp_path)
     judged = {claim.id: parts for claim, _, parts in claims.judge_all(smoke, ["C17", "C18-rho"])}
@@ -305,4 +334,4 @@ def test_a_page_shows_every_verdict_and_how_each_claim_was_read():
         assert row.count("[") == len(parts)
         assert f"- {claim.id}, from {claim.source}. {claim.reading or claim.not_run.capitalize()}" in text
     assert not any(name in text for name in claims.TITLES if "_" in name)
-    assert all("_" not in claims.titled(claim.data) for claim in claims.load())
+    assert all("_" not in claims.titled(claim.data) for claim in claims.all_claims())

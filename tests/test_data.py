@@ -92,13 +92,13 @@ def test_a_well_formed_but_other_archive_is_named(idx_folder):
 
 def test_missing_full_mnist_names_the_ways_to_get_it(tmp_path, monkeypatch):
     """No network: torchvision's mirrors are replaced by a port nobody listens on."""
-    from torchvision import datasets
+    from torchvision import datasets as known
 
-    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(known.MNIST, "mirrors", ["http://127.0.0.1:9/"])
     monkeypatch.setenv("FEDPROX_DATA", str(tmp_path / "empty"))
     datasets._load.cache_clear()
     with pytest.raises(
-        datasets.DataMissing, match=r"(?s)connect to the internet.*set FEDPROX_DATA.*'published' needs neither"
+        datasets.DataMissing, match=r"(?s)connect to the internet.*set FEDPROX_DATA.*data='mnist5k'\) need neither"
     ):
         datasets.load("mnist")
 
@@ -211,9 +211,9 @@ def test_femnist_records_the_checksum_of_what_was_read(emnist_folder):
 @pytest.mark.parametrize("there", [[], ["train-images-idx3", "train-labels-idx1"]])
 def test_missing_femnist_names_the_ways_to_get_it(emnist_folder, monkeypatch, there):
     """No network: NIST is replaced by a port nobody listens on. torchvision alone would not miss the test part."""
-    from torchvision import datasets
+    from torchvision import datasets as known
 
-    monkeypatch.setattr(datasets.EMNIST, "url", "http://127.0.0.1:9/gzip.zip")
+    monkeypatch.setattr(known.EMNIST, "url", "http://127.0.0.1:9/gzip.zip")
     for archive in emnist_folder.iterdir():
         if not any(name in archive.name for name in there):
             archive.unlink()

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from fedprox_book import diagnostics
+from fedprox_book import chapters, diagnostics
 from fedprox_book.figures import show
 from fedprox_lib import tree
-from fedprox_lib.sweeps.statistics import interval, paired, rounds_text, rounds_to
+from fedprox_lib.sweeps.statistics import interval, paired, rounds_to
 
 
 def test_inexactness_is_1_at_the_start_and_0_at_the_minimiser(toy):
@@ -114,7 +114,7 @@ def test_rounds_to_a_target_at_its_edges():
 
 
 def test_rounds_in_words_do_not_hide_who_never_got_there():
-    words = lambda *rounds: rounds_text(pd.DataFrame({"rounds": rounds, "ran": 40}))  # noqa: E731
+    words = lambda *rounds: chapters.rounds_text(pd.DataFrame({"rounds": rounds, "ran": 40}))  # noqa: E731
     assert words(30.0, 36.4, 34.0) == "34 (30 to 36)"
     assert words(30.0, np.nan, 34.0) == "34 (30 or more, 2 of 3 got there)"
     assert words(30.0, np.nan, np.nan) == "more than 40 (1 of 3 got there)"

@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from fedprox_book import profile
 from fedprox_book.paper import AdaptiveFedProx, FedDane
 from fedprox_lib import engine, models, simulation, tree
 from fedprox_lib.algorithms import FedAdam, FedAvg, FedAvgM, FedProx, Scaffold
 from fedprox_lib.data import Examples
-from fedprox_lib.federation import Federation, Gradients
+from fedprox_lib.federation import Gradients
 from fedprox_lib.partition import IID, Dirichlet, LabelShards, Partition
 from fedprox_lib.plan import ClientWork, LocalWork, UniformPlanner
 from fedprox_lib.rng import stream
-from fedprox_lib.sweeps import experiment, federations, lockstep, parallel, registry, results
-from fedprox_lib.sweeps.federations import federation_of, federations_of, measure_together
+from fedprox_lib.sweeps import experiment, lockstep, parallel, registry, results
+from fedprox_lib.sweeps.federations import PreparedFederation, federation_of, federations_of, measure_together
 from fedprox_lib.sweeps.registry import ALGORITHMS
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -205,7 +204,7 @@ def test_equal_clients_have_no_gradient_variance():
     twice = Examples(torch.cat([x, x]), torch.cat([y, y]))
     model = models.logistic(60)
     w = {name: p[None, None] for name, p in model.init(0, torch.float64).items()}
-    spread = federations.gradient_spread(model, w, twice, Partition((np.arange(4), np.arange(4, 8))))
+    spread = engine.gradient_spread(model, w, twice, Partition((np.arange(4), np.arange(4, 8))))
     assert float(spread["gradient_variance"]) == pytest.approx(0, abs=1e-15)
     assert float(spread["dissimilarity"]) == pytest.approx(1, abs=1e-12)
 
@@ -233,10 +232,10 @@ def test_more_runs_need_no_more_memory(quick, tmp_path):
     script = tmp_path / "many.py"
     script.write_text(
         "import resource, sys\nfrom dataclasses import replace\nfrom pathlib import Path\n"
-        "from fedprox_lib import *\nfrom fedprox_lib import profile, results\n"
+        "from fedprox_lib import *\nfrom fedprox_lib.sweeps import *\nfrom fedprox_lib.sweeps import results\n"
         f"quick = {tiny!r}\n"
         "n = int(sys.argv[1])\n"
-        "results.run(grid(quick, replicate=range(n)), profile.at(Path(sys.argv[2])), workers=1)\n"
+        "results.run(grid(quick, replicate=range(n)), Path(sys.argv[2]), workers=1)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)\n"
     )
 
@@ -254,7 +253,7 @@ def test_what_does_not_fit_is_refused_before_it_starts(quick, tmp_path):
     with pytest.raises(
         parallel.TooLarge, match=r"needs about 0\.1 GiB, .* up to 4000 clients remember.*raise memory_gib"
     ):
-        results.run([huge], profile.at(tmp_path), memory_gib=0.05)
+        results.run([huge], tmp_path, memory_gib=0.05)
     assert not (tmp_path / "runs").exists()
 
 
@@ -270,9 +269,15 @@ def test_a_hundred_thousand_clients(quick):
         evaluation=experiment.Evaluation(every=3, train_rows=1000, test_rows=1000),
     )  # fmt: skip
     planner = UniformPlanner(partition, e.work, 0, 20, 0.5)
-    federation = Federation(
-        Examples(x, y), Examples(x[:1000], y[:1000]), np.arange(1000), partition, models.logistic(60), planner, ""
-    )
+    federation = PreparedFederation(
+        train=Examples(x, y),
+        test=Examples(x[:1000], y[:1000]),
+        sampled=np.arange(1000),
+        partition=partition,
+        model=models.logistic(60),
+        planner=planner,
+        data_sha256="",
+    )  # fmt: skip (arguments that belong together)
     *_, last = lockstep.together([e], backend=engine.batched, federations=[federation])
     took_part = {work.client for t in (1, 2, 3) for work in planner.round_plan(t).cohort}
     assert set(last.state.memories) == took_part and len(took_part) == 60
@@ -455,7 +460,7 @@ def test_impossible_numbers_are_refused(make, message):
 def test_label_shards_sweep_through_results(quick, tmp_path):
     """Both backends through the front door: the tables agree."""
     sweep = experiment.grid(quick, algorithm=[FedAvg(), FedProx(mu=1.0)], partition=[LabelShards(20), IID(20)])
-    fast = results.run(sweep, profile.at(tmp_path / "fast"))
-    slow = results.run(sweep, profile.at(tmp_path / "slow"), backend="sequential")
+    fast = results.run(sweep, tmp_path / "fast")
+    slow = results.run(sweep, tmp_path / "slow", backend="sequential")
     assert np.allclose(fast["train_loss"], slow["train_loss"], rtol=1e-5)
     assert np.allclose(fast["test_accuracy"], slow["test_accuracy"], atol=1.5e-3)

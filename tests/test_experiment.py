@@ -52,7 +52,8 @@ def test_every_setting_that_changes_the_numbers_changes_the_id(quick):
 def test_the_id_is_stable_across_processes_and_number_types(quick):
     """An id that moved would orphan every committed record."""
     code = (
-        "from fedprox_lib import *; print(Experiment(algorithm=FedProx(mu=1), partition=LabelShards(num_clients=20),"
+        "from fedprox_lib import *; from fedprox_lib.sweeps import *;"
+        "print(Experiment(algorithm=FedProx(mu=1), partition=LabelShards(num_clients=20),"
         "work=LocalWork(epochs=3, batch_size=10, lr=1), rounds=4, cohort_size=6).id)"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
@@ -100,7 +101,7 @@ def test_grid_multiplies_axes_and_names_unknown_ones(quick):
         ),
         (
             {"algorithm": "fedprox"},
-            r"must be one of FedAvg, FedProx, AdaptiveFedProx, FedDane, Scaffold, FedAvgM, FedAdam, got 'fedprox'",
+            r"must be one of FedAvg, FedProx, Scaffold, FedAvgM, FedAdam, AdaptiveFedProx, FedDane, got 'fedprox'",
         ),
         ({"data": "cifar"}, r"data must be one of mnist, fashion_mnist, mnist5k, .*, got 'cifar'"),
         ({"normalisation": "none"}, r"normalisation must be one of standard, per_pixel, unit, got 'none'"),
@@ -128,7 +129,7 @@ def test_profiles(monkeypatch):
     monkeypatch.setenv("FEDPROX_PROFILE", "paper")
     assert profile.profile_named().data == "mnist"
     smoke = profile.profile_named("smoke")
-    assert smoke.store != profile.committed_store() and smoke.data == "mnist5k"
+    assert smoke.folder != profile.committed_store() and smoke.data == "mnist5k"
 
 
 @pytest.mark.parametrize("name", sorted(sweeps.BOOK))
@@ -148,7 +149,7 @@ def test_sweeps_pair_their_arms(name):
 
 
 def test_models_have_the_parameters_that_the_papers_state():
-    assert {name: m.num_parameters for name, m in registry.MODELS.items()} == {
+    assert {name: registry.model_named(name).num_parameters for name in registry.MODELS} == {
         "logistic": 7_850, "cnn": 1_663_370, "cnn_blog": 1_663_370,
     }  # fmt: skip
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tools import federation, federation_keys
-from tools.deployment import ROOT, Deployment
-from tools.processes import HOST, DeploymentFailed, Processes, until
+from tools.federation import comparison, keys
+from tools.federation.deployment import ROOT, Deployment
+from tools.federation.processes import HOST, DeploymentFailed, Processes, until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
 
@@ -32,20 +32,20 @@ def assert_nothing_is_left(deployment):
 
 
 def test_private_keys_are_readable_by_their_owner_only(tmp_path):
-    federation_keys.write_certificates(tmp_path)
-    federation_keys.write_node_key(tmp_path / "node-0")
+    keys.write_certificates(tmp_path)
+    keys.write_node_key(tmp_path / "node-0")
     names = {"ca.pem", "server.pem", "server.key", "node-0", "node-0.pub"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
     with pytest.raises(FileExistsError):
-        federation_keys.write_node_key(tmp_path / "node-0")  # a registered key is not replaced
+        keys.write_node_key(tmp_path / "node-0")  # a registered key is not replaced
 
 
 @pytest.mark.parametrize(("name", "trusted"), [("localhost", True), (HOST, True), ("example.org", False)])
 def test_a_certificate_counts_for_its_hosts_and_from_its_authority(tmp_path, name, trusted):
     for folder in ("ours", "theirs"):
         (tmp_path / folder).mkdir()
-        federation_keys.write_certificates(tmp_path / folder)
+        keys.write_certificates(tmp_path / folder)
     assert handshake(tmp_path / "ours", tmp_path / "ours" / "ca.pem", name) == trusted
     assert not handshake(tmp_path / "ours", tmp_path / "theirs" / "ca.pem", name)
 
@@ -95,13 +95,13 @@ def test_processes_in_sessions_of_their_own_are_found_and_stopped(tmp_path):
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path, monkeypatch):
     pytest.importorskip("flwr")
-    write = federation_keys.write_certificates
+    write = keys.write_certificates
 
     def spoil(folder):
         write(folder)
         (folder / "server.key").write_text("not a key")
 
-    monkeypatch.setattr(federation_keys, "write_certificates", spoil)
+    monkeypatch.setattr("tools.federation.deployment.write_certificates", spoil)
     deployment = Deployment(1, below=tmp_path / "below")
     with pytest.raises(DeploymentFailed, match="superlink ended with exit code"), deployment:
         pass
@@ -176,12 +176,12 @@ def named(settings):
 
 
 @pytest.mark.federation
-@pytest.mark.parametrize("settings", federation.RECORDED, ids=named)
+@pytest.mark.parametrize("settings", comparison.RECORDED, ids=named)
 def test_every_round_has_the_weights_of_one_process(four_nodes, settings):
-    table = federation.compare(four_nodes.run(settings))
+    table = comparison.compare(four_nodes.run(settings))
     assert len(table) == settings["rounds"]
     assert (table["used"] == table["asked"]).all()
-    assert table["max_difference"].max() <= federation.TOLERANCE
+    assert table["max_difference"].max() <= comparison.TOLERANCE
 
 
 @pytest.mark.federation
@@ -195,7 +195,7 @@ def test_a_run_that_fails_shows_what_its_serverapp_said(four_nodes):
 
 def test_settings_are_read_as_flower_reads_them():
     wanted = {"algorithm": "FedAvg", "rounds": 5, "lr": 0.1}
-    assert federation.settings_of("algorithm='FedAvg' rounds=5 lr=0.1") == wanted
+    assert comparison.settings_of("algorithm='FedAvg' rounds=5 lr=0.1") == wanted
 
 
 @pytest.mark.parametrize(
@@ -204,4 +204,4 @@ def test_settings_are_read_as_flower_reads_them():
 )
 def test_wrong_settings_are_refused_before_anything_starts(text, why):
     with pytest.raises(ValueError, match=why):
-        federation.settings_of(text)
+        comparison.settings_of(text)

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 
 from fedprox_lib.sweeps.federations import federation_of
-from tools import federation, federation_keys
-from tools.deployment import Deployment
-from tools.processes import until
+from tools.federation import comparison, deployment, keys
+from tools.federation.deployment import Deployment
+from tools.federation.processes import until
 
 pytestmark = [
     pytest.mark.federation,
@@ -39,11 +39,11 @@ def report():
     """Takes a row a fault."""
     rows = []
     if record := os.environ.get("FEDPROX_RECORD") == "1":
-        federation.require_recordable("flower-faults-deployment")
+        comparison.require_recordable("flower-faults-deployment")
     yield lambda *row: rows.append(dict(zip(COLUMNS, row, strict=True)))
     if record and len(rows) == 6:  # all of them, or none
-        about = {"app": federation.app_settings(), "changed": SMALL}
-        federation.record("flower-faults-deployment", about, pd.DataFrame(rows))
+        about = {"app": deployment.app_settings(), "changed": SMALL}
+        comparison.record("flower-faults-deployment", about, pd.DataFrame(rows))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_a_killed_superlink_costs_a_round_and_the_weights_end_the_same(report):
         resumed = time.monotonic() - killed
         second.wait(900)
         assert all(node.poll() is None for node in deployment.nodes.values())
-        table = federation.compare(second)
+        table = comparison.compare(second)
         assert list(table["round"]) == list(range(1, 21))
         assert (table["used"] == table["asked"]).all()
         assert table["max_difference"].max() == 0
@@ -110,7 +110,7 @@ def test_strangers_are_refused_and_the_federation_goes_on(three_nodes, tmp_path,
     assert code != 0 and "Exit Code: 305" in said and "code: 2004" in said
     assert "SuperNode ID" not in said
 
-    federation_keys.write_certificates(tmp_path)  # of another authority
+    keys.write_certificates(tmp_path)  # of another authority
     three_nodes.register("misled")
     began = time.monotonic()
     three_nodes.start_node("misled", 0, ca=tmp_path / "ca.pem")
@@ -119,7 +119,7 @@ def test_strangers_are_refused_and_the_federation_goes_on(three_nodes, tmp_path,
     assert code != 0 and "Exit Code: 305" in wrong and "certificate verify failed" in wrong
 
     run.wait(300)
-    table = federation.compare(run)
+    table = comparison.compare(run)
     assert list(table["used"]) == [10, 10] and table["max_difference"].max() == 0
     last = table.to_dict("records")[-1]
     for fault, happened in (
@@ -147,7 +147,7 @@ def missed(run):
 @pytest.fixture
 def difference_without(without):
     """To one process in which these clients were left out of these rounds."""
-    return lambda run, missing: federation.compare(run, without(federation_of(run.experiment), missing))
+    return lambda run, missing: comparison.compare(run, without(federation_of(run.experiment), missing))
 
 
 def kill_in_round(deployment, run, name, t):
@@ -205,7 +205,7 @@ def test_a_killed_node_comes_back_with_its_key_but_only_after_its_time_is_up(
     assert list(missing) == list(range(2, 2 + len(missing))) and max(missing) <= back < run.experiment.rounds
     assert all(clients == cohort_on(run, t, 1, 3) for t, clients in missing.items())
     table = difference_without(run, missing)
-    assert table["max_difference"].max() <= federation.TOLERANCE
+    assert table["max_difference"].max() <= comparison.TOLERANCE
     row = table.to_dict("records")[1]
     told = any("code 5" in problem for problem in run.rows()[1]["problems"])
     assert told if waits else told or 110 < row["seconds"] < 140
@@ -232,7 +232,7 @@ def test_a_killed_node_is_replaced_at_once_by_one_with_another_key(three_nodes, 
     missing = missed(run)
     assert missing == {2: cohort_on(run, 2, 2, 3)}
     table = difference_without(run, missing)
-    assert table["max_difference"].max() <= federation.TOLERANCE
+    assert table["max_difference"].max() <= comparison.TOLERANCE
     row = table.to_dict("records")[1]
     report(
         "SuperNode killed (-9) in round 2", "another with another registered key and the same partition-id",

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from benchmarks.environments import PEERS
-from fedprox_book import audit, audit_table, profile, sweeps, sweeps_paper
+from fedprox_book import audit, chapters, profile, sweeps, sweeps_paper
 from fedprox_book.paper import claims, synthetic, theory
 from fedprox_lib.algorithms import FedProx
 from fedprox_lib.partition import Partition
@@ -32,7 +32,7 @@ READ_ONLY = profile.profile_named("published")
 
 
 def table(name: str) -> pd.DataFrame:
-    return records.read(READ_ONLY.store / "tables" / name).table
+    return records.read(READ_ONLY.folder / "tables" / name).table
 
 
 def runs(sweep: Callable) -> pd.DataFrame:
@@ -45,7 +45,7 @@ def runs(sweep: Callable) -> pd.DataFrame:
 @pytest.mark.parametrize("name", sorted(sweeps.BOOK))
 def test_records_of_every_sweep_are_whole(name):
     """Each is there, unedited, complete, made by this numerics version, on the data it names."""
-    facts = results.origins(sweeps.BOOK[name](PAPER), READ_ONLY)
+    facts = chapters.origins(sweeps.BOOK[name](PAPER), READ_ONLY)
     diverged = {"mcmahan_shards": {"diverged"}, "lr_edges": {"complete", "diverged"}}  # 0.3 is too long a step
     assert set(facts["outcome"]) == diverged.get(name, {"complete"})
     assert len(set(facts["data_sha256"])) == 1
@@ -56,7 +56,7 @@ def test_no_record_is_orphaned():
     every = sweeps.BOOK | sweeps.PLANNED | sweeps_paper.PAPER
     assert len(every) == len(sweeps.BOOK) + len(sweeps.PLANNED) + len(sweeps_paper.PAPER)
     known = {e.id for sweep in every.values() for e in sweep(PAPER)}
-    assert {path.name for path in (READ_ONLY.store / "runs").iterdir()} <= known
+    assert {path.name for path in (READ_ONLY.folder / "runs").iterdir()} <= known
 
 
 @pytest.mark.parametrize("name", sorted(sweeps.PLANNED))
@@ -641,7 +641,7 @@ def test_frozen_shuffles_do_not_matter_and_cohorts_do():
 
 def audited(key: str) -> pd.DataFrame:
     """The summary of one slip, by metric."""
-    return audit_table.summary(audit.find(key).measure(READ_ONLY)).set_index("metric")
+    return audit.summary(audit.find(key).measure(READ_ONLY)).set_index("metric")
 
 
 def tells_from_zero(row: pd.Series) -> bool:
@@ -756,7 +756,7 @@ def test_the_documented_lines_are_plain_sgd():
 
 
 def benchmark(name: str) -> dict:
-    return json.loads((READ_ONLY.store / "benchmarks" / f"{name}.json").read_text())
+    return json.loads((READ_ONLY.folder / "benchmarks" / f"{name}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -1000,7 +1000,7 @@ def test_what_the_chapter_says_of_sizes_and_effective_steps():
 
 
 def test_the_grid_of_learning_rates_was_wide_enough():
-    """ "Neither edge ends higher on this run. 0.3 diverges in round 1" (chapter 9 prints it from the records)."""
+    """ "Neither edge ends higher on this run. 0.3 diverges in round 1" (printed from the records)."""
     edges = runs(sweeps.lr_edges)
     inside = runs(sweeps.choose_lr)
     ends = statistics.final(inside, "test_accuracy").merge(inside[["record", "lr"]].drop_duplicates(), on="record")

@@ -1,5 +1,6 @@
 """What the repository promises about itself: names, addresses, the README, the wheel."""
 
+import io
 import os
 import re
 import subprocess
@@ -13,12 +14,14 @@ import nbformat
 import pytest
 import yaml
 
+import fedprox_lib
 from tools import build_book, gates
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 CHAPTERS = build_book.chapters(ROOT)
+PACKAGES = ("fedprox_lib", "fedprox_book")
 
 
 def readme_blocks(*languages: str) -> list[str]:
@@ -48,6 +51,7 @@ def test_the_version_is_the_same_everywhere():
     version = PROJECT["version"]
     assert f"@v{version}" in gates.COLAB_GUARD
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert fedprox_lib.__version__ == version
 
 
 # --- sources -------------------------------------------------------------------------------------
@@ -69,7 +73,7 @@ def test_launch_buttons_lead_to_a_file_that_git_keeps(chapter):
 
 
 def python_files() -> list[Path]:
-    folders = ("fedprox_lib/**", "tools/**", "tests/**", "benchmarks", "benchmarks/peers")
+    folders = ("fedprox_lib/**", "fedprox_book/**", "tools/**", "tests/**", "benchmarks", "benchmarks/peers")
     return sorted(path for folder in folders for path in ROOT.glob(f"{folder}/*.py"))
 
 
@@ -80,10 +84,10 @@ def test_every_python_file_says_what_it_is_for():
 
 
 def test_every_module_is_in_the_api_reference():
-    described = (ROOT / "book" / "api.md").read_text()
-    for path in [*ROOT.glob("fedprox_lib/[a-z]*.py"), *ROOT.glob("fedprox_lib/[a-z]*/__init__.py")]:
-        name = path.parent.name if path.stem == "__init__" else path.stem
-        assert f"automodule:: fedprox_lib.{name}\n" in described, name
+    paths = [path.relative_to(ROOT).with_suffix("") for package in PACKAGES for path in ROOT.glob(f"{package}/**/*.py")]
+    names = {".".join(path.parts).removesuffix(".__init__") for path in paths}
+    described = re.findall(r"^\.\. automodule:: (\S+)$", (ROOT / "book" / "api.md").read_text(), flags=re.MULTILINE)
+    assert sorted(described) == sorted(name for name in names if "._" not in name)
 
 
 # --- README, Makefile, CI ------------------------------------------------------------------------
@@ -126,28 +130,45 @@ def test_an_old_python_is_refused_by_name(tmp_path):
 # --- the wheel -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "--wheel-dir", str(folder), str(ROOT)], check=True)
-    return next(folder.glob("*.whl"))
-
-
-def test_the_wheel_holds_the_library_and_the_records(wheel):
+def test_the_wheel_holds_both_packages_and_the_records(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    library = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("fedprox_lib/**/*.py")}
-    library.add("fedprox_lib/claims.yml")
+    packages = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in ROOT.glob(f"{name}/**/*.py")}
+    packages.add("fedprox_book/paper/claims.yml")
     results = ROOT / "results"
     records = {
-        f"fedprox_lib/_results/{path.relative_to(results).as_posix()}"
+        f"fedprox_book/_results/{path.relative_to(results).as_posix()}"
         for path in results.rglob("*")
         if path.suffix in {".csv", ".json"}
         and not any(part.startswith(".") for part in path.relative_to(results).parts)
     }
-    assert library | records <= inside
-    extra = {name for name in inside - library - records if ".dist-info/" not in name}
-    assert extra <= {"fedprox_lib/py.typed"}
+    assert packages | records <= inside
+    extra = {name for name in inside - packages - records if ".dist-info/" not in name}
+    assert extra <= {f"{name}/py.typed" for name in PACKAGES}
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
+def test_the_flower_app_carries_all_that_it_imports(tmp_path):
+    """A node has Flower and our dependencies; the library comes with the run, and need not be installed there."""
+    build = pytest.importorskip("flwr.cli.build", reason="needs the extra `flower`")
+    app = zipfile.ZipFile(io.BytesIO(build.build_fab_from_disk(ROOT)))
+    library = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in ROOT.glob(f"{name}/**/*.py")}
+    assert set(app.namelist()) == library | {"pyproject.toml", ".info/CONTENT"}
+
+    app.extractall(tmp_path)
+    components = tomllib.loads((tmp_path / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["components"]
+    lines = [f"import sys; sys.path[:] = [{str(tmp_path)!r}, *(p for p in sys.path if p != {str(ROOT)!r})]"]
+    for kind in ("ServerApp", "ClientApp"):
+        module, attribute = components[kind.lower()].split(":")
+        lines += [f"import {module} as apps", f"print(type(apps.{attribute}).__name__, apps.__file__)"]
+    lines += ["from fedprox_lib.sweeps import from_settings; print(from_settings(dict(algorithm='FedDane', mu=0.1,"]
+    lines += [
+        "  partition='AsGenerated', data='synthetic_1_1', model='logistic', epochs=1, batch_size=9, lr=0.1, rounds=1,"
+    ]
+    lines += ["  cohort_size=5)).label)"]
+    done = subprocess.run([sys.executable, "-I", "-c", "\n".join(lines)], capture_output=True, text=True)
+    apps = tmp_path / "fedprox_book" / "flower_app.py"
+    label = "FedDane, mu = 0.1, gradient_clients = 10"  # the paper's names are known there, too
+    assert done.stdout.splitlines() == [f"ServerApp {apps}", f"ClientApp {apps}", label], done.stderr
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedprox_book import profile
+from fedprox_book import chapters, profile
 from fedprox_book.paper import AdaptiveFedProx, FedDane
 from fedprox_lib.algorithms import FedAdam, FedAvg, FedProx, Scaffold
 from fedprox_lib.plan import LocalWork
 from fedprox_lib.sweeps import records, results, training
+from fedprox_lib.sweeps.store import Store
 
 
 def csvs(store):
@@ -28,12 +29,12 @@ def csvs(store):
 
 def test_two_runs_give_the_same_record_to_the_last_digit(quick, tmp_path):
     for name in "ab":
-        results.run([quick], profile.at(tmp_path / name))
+        results.run([quick], tmp_path / name)
     assert csvs(tmp_path / "a") == csvs(tmp_path / "b") != {}
 
 
 def test_a_table_has_settings_left_and_measurements_right(quick, tmp_path):
-    table = results.run([quick, replace(quick, algorithm=FedAvg())], profile.at(tmp_path))
+    table = results.run([quick, replace(quick, algorithm=FedAvg())], tmp_path)
     assert list(table["round"]) == [0, 1, 2, 3, 4] * 2
     assert set(table["arm"]) == {"FedAvg", "FedProx, mu = 0.1"}
     assert table["diverged_at"].isna().all()
@@ -43,17 +44,17 @@ def test_a_table_has_settings_left_and_measurements_right(quick, tmp_path):
 
 
 def test_what_is_recorded_is_loaded_and_not_trained_again(quick, tmp_path, monkeypatch):
-    first = results.run([quick], profile.at(tmp_path))
-    monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
-    pd.testing.assert_frame_equal(first, results.run([quick], profile.at(tmp_path)))
+    first = results.run([quick], tmp_path)
+    monkeypatch.setattr(training, "train_wave", lambda *a, **k: pytest.fail("trained again"))
+    pd.testing.assert_frame_equal(first, results.run([quick], tmp_path))
 
 
 def test_side_by_side_workers_give_the_same_records(quick, tmp_path):
     sweep = [replace(quick, seed=s) for s in range(3)]
-    results.run(sweep, profile.at(tmp_path / "one"))
-    results.run(sweep, profile.at(tmp_path / "two"), workers=2)
+    results.run(sweep, tmp_path / "one")
+    results.run(sweep, tmp_path / "two", workers=2)
     # another number of workers is another composition of the batches, so the last digits may differ
-    one, two = (results.run(sweep, profile.at(tmp_path / name)) for name in ("one", "two"))
+    one, two = (results.run(sweep, tmp_path / name) for name in ("one", "two"))
     assert np.allclose(one["train_loss"], two["train_loss"], rtol=1e-5)
     assert (one["test_accuracy"] - two["test_accuracy"]).abs().max() < 2e-3
 
@@ -64,11 +65,11 @@ def test_two_processes_on_one_results_folder_do_not_corrupt_it(quick, tmp_path, 
     script = tmp_path / "sweep.py"
     script.write_text(
         "from pathlib import Path\nfrom dataclasses import replace\nfrom fedprox_lib import *\n"
-        "from fedprox_lib import profile, results\n"
+        "from fedprox_lib.sweeps import *\nfrom fedprox_lib.sweeps import results\n"
         f"quick = {replace(quick, rounds=10)!r}\n"
         "if __name__ == '__main__':\n"
         "    sweep = [replace(quick, seed=s) for s in range(4)]\n"
-        f"    own = profile.at(Path({str(tmp_path / 'shared')!r}))\n"
+        f"    own = Store(Path({str(tmp_path / 'shared')!r}))\n"
         f"    results.run(sweep, own, workers={workers}, checkpoint_seconds=0)\n"
     )
     both = [subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE) for _ in range(2)]
@@ -76,7 +77,7 @@ def test_two_processes_on_one_results_folder_do_not_corrupt_it(quick, tmp_path, 
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
     sweep = [replace(quick, rounds=10, seed=s) for s in range(4)]
-    table = results.run(sweep, replace(profile.at(tmp_path / "shared"), may_train=False))
+    table = results.run(sweep, Store(tmp_path / "shared", may_train=False))
     assert len(table) == 4 * 11
     assert not list((tmp_path / "shared" / ".partial").iterdir())
 
@@ -111,17 +112,17 @@ def wait_for_checkpoint(process, store, seconds=60):
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_records(quick, tmp_path, workers):
     """SIGKILL, nothing can be tidied up; the sweep is started again until it gets through."""
     sweep = [replace(quick, seed=s, rounds=70, work=LocalWork(3, 5, 0.05)) for s in range(4)]
-    results.run(sweep, profile.at(tmp_path / "whole"), workers=workers)
+    results.run(sweep, tmp_path / "whole", workers=workers)
     script = tmp_path / "sweep.py"
     script.write_text(
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
         "from fedprox_lib import *\n"
-        "from fedprox_lib import profile, results\n"
+        "from fedprox_lib.sweeps import *\nfrom fedprox_lib.sweeps import results\n"
         f"quick = {quick!r}\n"
         "if __name__ == '__main__':\n"
         "    sweep = [replace(quick, seed=s, rounds=70, work=LocalWork(3, 5, 0.05)) for s in range(4)]\n"
-        f"    own = profile.at(Path({str(tmp_path / 'killed')!r}))\n"
+        f"    own = Store(Path({str(tmp_path / 'killed')!r}))\n"
         f"    results.run(sweep, own, workers={workers}, checkpoint_seconds=0)\n"
     )
     kills = 0
@@ -140,7 +141,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_records(quick, tmp_
         assert process.returncode == 0, errors.decode()
         break
     assert kills >= 2
-    killed, whole = (results.run(sweep, profile.at(tmp_path / name)) for name in ("killed", "whole"))
+    killed, whole = (results.run(sweep, tmp_path / name) for name in ("killed", "whole"))
     # runs that were ahead wait for the others, so batches are composed differently: last digits may depend on that
     pd.testing.assert_frame_equal(killed, whole, check_exact=False, rtol=1e-5, atol=1.1e-3)
 
@@ -166,11 +167,11 @@ def test_a_killed_parent_leaves_no_worker_behind(quick, tmp_path):
     script = tmp_path / "long.py"
     script.write_text(
         "from pathlib import Path\nfrom dataclasses import replace\n"
-        "from fedprox_lib import *\nfrom fedprox_lib import profile, results\n"
+        "from fedprox_lib import *\nfrom fedprox_lib.sweeps import *\nfrom fedprox_lib.sweeps import results\n"
         f"quick = {quick!r}\n"
         "if __name__ == '__main__':\n"
         "    sweep = [replace(quick, seed=s, rounds=100000) for s in range(2)]\n"
-        f"    results.run(sweep, profile.at(Path({str(tmp_path)!r})), workers=2, checkpoint_seconds=0)\n"
+        f"    results.run(sweep, Path({str(tmp_path)!r}), workers=2, checkpoint_seconds=0)\n"
     )
     process = subprocess.Popen([sys.executable, str(script)])
     deadline = time.monotonic() + 60
@@ -190,7 +191,7 @@ def test_a_killed_parent_leaves_no_worker_behind(quick, tmp_path):
 
 
 def test_published_refuses_to_train(quick, tmp_path):
-    p = replace(profile.at(tmp_path), name="published", may_train=False)
+    p = replace(profile.at(tmp_path), may_train=False)
     with pytest.raises(results.RecordMissing, match=r"1 of 1 runs are not in .*make results"):
         results.run([quick], p)
     with pytest.raises(results.RecordMissing, match=r"table 'x' is not in"):
@@ -212,39 +213,39 @@ def test_published_refuses_to_train(quick, tmp_path):
     ],
 )
 def test_damaged_records_are_named_and_neither_used_nor_replaced(quick, tmp_path, damage, message):
-    results.run([quick], profile.at(tmp_path))
+    results.run([quick], tmp_path)
     folder = tmp_path / "runs" / quick.id
     damage(folder)
     left = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(records.RecordDamaged, match=rf"{quick.id} is refused: .*{message}"):
-        results.run([quick, replace(quick, seed=1)], profile.at(tmp_path))
+        results.run([quick, replace(quick, seed=1)], tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == left
     assert csvs(tmp_path).keys() <= {quick.id}  # nothing else was trained either
 
 
 def test_a_record_under_a_wrong_name_and_a_stale_one_are_refused(quick, tmp_path, monkeypatch):
-    results.run([quick], profile.at(tmp_path))
+    results.run([quick], tmp_path)
     other = replace(quick, seed=1)
     (tmp_path / "runs" / quick.id).rename(tmp_path / "runs" / other.id)
     with pytest.raises(records.RecordDamaged, match="other settings than its name promises"):
-        results.run([other], profile.at(tmp_path))
+        results.run([other], tmp_path)
     (tmp_path / "runs" / other.id).rename(tmp_path / "runs" / quick.id)
     monkeypatch.setattr(records, "NUMERICS_VERSION", 2)
     with pytest.raises(records.RecordDamaged, match="made by numerics version 1, this is 2"):
-        results.run([quick], profile.at(tmp_path))
+        results.run([quick], tmp_path)
 
 
 def test_a_damaged_checkpoint_is_named(quick, tmp_path):
     (tmp_path / ".partial").mkdir()
     (tmp_path / ".partial" / f"{quick.id}.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(records.RecordDamaged, match=r"checkpoint .* is damaged .*delete it"):
-        results.run([quick], profile.at(tmp_path))
+        results.run([quick], tmp_path)
 
 
 def test_a_diverging_run_is_recorded_as_such_and_the_others_go_on(quick, tmp_path):
     # lr * mu = 500: each local step multiplies the distance from w_t by about -499, far beyond float32 in 15 steps
     wild = replace(quick, algorithm=FedProx(mu=1000.0), work=LocalWork(20, 1, 0.5), straggler_fraction=0.0)
-    table = results.run([wild, quick], profile.at(tmp_path))
+    table = results.run([wild, quick], tmp_path)
     assert set(table.loc[table["record"] == wild.id, "diverged_at"]) == {1}
     assert list(table.loc[table["record"] == wild.id, "round"]) == [0]
     assert table.loc[table["record"] == quick.id, "diverged_at"].isna().all()
@@ -254,20 +255,20 @@ def test_a_diverging_run_is_recorded_as_such_and_the_others_go_on(quick, tmp_pat
 
 def test_an_unwritable_results_folder_is_refused_before_training(quick, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr(training, "train_wave", lambda *a, **k: pytest.fail("trained"))
     with pytest.raises(records.StoreUnwritable, match=r"results folder .* cannot be written .*nothing was trained"):
-        results.run([quick], profile.at(tmp_path / "file" / "results"))
+        results.run([quick], tmp_path / "file" / "results")
 
 
 def test_a_full_disk_leaves_no_record(quick, tmp_path):
     """The kernel refuses to let files grow past 3,000 bytes: the same error path as a full disk."""
     code = (
         "import resource, sys\nfrom pathlib import Path\nfrom fedprox_lib import *\n"
-        "from fedprox_lib import profile, results, records, training\n"
+        "from fedprox_lib.sweeps import *\nfrom fedprox_lib.sweeps import results, records, training\n"
         f"quick = {quick!r}\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
         f"store = Path({str(tmp_path / 'full')!r})\n"
-        "try:\n    results.run([quick], profile.at(store))\n"
+        "try:\n    results.run([quick], store)\n"
         "except records.StoreUnwritable as error: print('before:', error)\n"
         "try:\n    training.train_wave([quick], store, checkpoint_seconds=0)\n"
         "except records.StoreUnwritable as error: print('during:', error)\n"
@@ -279,7 +280,7 @@ def test_a_full_disk_leaves_no_record(quick, tmp_path):
 
 
 def test_a_named_table_is_computed_once_and_tied_to_its_settings(tmp_path):
-    p = profile.at(tmp_path)
+    p = Store(tmp_path)
     frame = pd.DataFrame({"x": [0.1, 1 / 3]})
     assert results.table("t", p, {"data": "mnist5k"}, lambda: frame)["x"].tolist() == [0.1, 1 / 3]
     assert results.table("t", p, {"data": "mnist5k"}, lambda: pytest.fail("again"))["x"].tolist() == [0.1, 1 / 3]
@@ -288,8 +289,8 @@ def test_a_named_table_is_computed_once_and_tied_to_its_settings(tmp_path):
 
 
 def test_provenance_says_how_a_record_was_made(quick, tmp_path):
-    results.run([quick], profile.at(tmp_path))
-    row = results.origins([quick], profile.at(tmp_path)).iloc[0]
+    results.run([quick], tmp_path)
+    row = chapters.origins([quick], Store(tmp_path)).iloc[0]
     assert row["outcome"] == "complete" and row["threads"] == 1 and row["backend"] == "batched"
     assert row["numerics_version"] == records.NUMERICS_VERSION and len(row["data_sha256"]) == 64
     assert row["seconds"] > 0 and os.cpu_count() and "cores" in row["machine"]

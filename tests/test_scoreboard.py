@@ -22,7 +22,7 @@ def test_the_front_page_shows_the_summary():
     intro = (scoreboard.PAGE.parent / "intro.md").read_text(encoding="utf-8")
     assert "```{include} scoreboard.md\n:start-after:" in intro.replace("\r", "")
     summary = scoreboard.PAGE.read_text(encoding="utf-8").split("## Effects")[0]
-    for claim in claims.load():
+    for claim in claims.all_claims():
         assert f"`make claims ID={claim.id}`" in summary and f"<{claim.figure}>`" in summary
 
 
@@ -36,8 +36,10 @@ def test_what_the_front_page_says_in_short():
     assert set(verdicts["C3"].values()) == set(verdicts["C6"].values()) == {"reproduced"}
     assert verdicts["C8"] == {"synthetic_iid": "reproduced"} and verdicts["C7"] == {"": "partly"}
     assert {data for data, verdict in verdicts["C18"].items() if verdict == "contradicted"} == {
-        "synthetic_0_0", "synthetic_0.5_0.5", "synthetic_1_1",
-    }  # fmt: skip
+        "synthetic_0_0",
+        "synthetic_0.5_0.5",
+        "synthetic_1_1",
+    }
     for judgement in claims.judge_all(READ_ONLY, ["C1"]):
         side = judgement.parts.set_index("part")["side"]
         assert side["50 %"] == "open" and (side["90 %"] == "inside") == ("mnist" in judgement.claim.data)

@@ -3,7 +3,8 @@
     python -m tools.check_html
 
 Dead links and anchors, images without a text of their own, anything loaded from another host,
-TeX that reached the page unprocessed, and launch buttons that lead to no source file.
+TeX that reached the page unprocessed, descriptions of the API that Python wrote instead of us, and
+launch buttons that lead to no source file.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ FETCHES = re.compile(
 # A library's address in a constant, such as sphinx-thebe's, is fetched when a button is pressed.
 CODE_HOSTS = re.compile(r"https?://(?:unpkg\.com|cdn\.[\w.]+|cdnjs\.[\w.]+|esm\.sh)[^\s\"']*")
 RAW_TEX = re.compile(r"\\(?:begin\{|frac\{|mathbf\{|mathrm\{|eqref\{|cite\{|label\{)|\$\$")
+# In a docstring a formula between dollars has lost its backslashes by now.
+OF_NO_USE = re.compile(r"Alias for field number|\$[^$\n]+\$|<\w[^>]* at 0x")
 
 
 def problems(html: Path, root: Path) -> list[str]:
@@ -50,7 +53,7 @@ def problems(html: Path, root: Path) -> list[str]:
     for page in pages:
         soup = _soup(page)
         complaints = [*_dead_links(soup, page, html), *_images(soup), *_outside(soup)]
-        complaints += [*_raw_tex(soup), *_launch_buttons(soup, config, root)]
+        complaints += [*_raw_tex(soup), *_api(soup), *_launch_buttons(soup, config, root)]
         found += [f"{page.relative_to(html).as_posix()}: {text}" for text in complaints]
     for sheet in sorted(html.rglob("*.css")):
         text = re.sub(r"/\*.*?\*/", "", sheet.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -127,6 +130,18 @@ def _raw_tex(soup: BeautifulSoup) -> list[str]:
         in_math = any("math" in (parent.get("class") or []) for parent in parents)
         if not in_code and not in_math:
             complaints.append(f"unprocessed TeX: {' '.join(text.split())[:80]}")
+    return complaints
+
+
+def _api(soup: BeautifulSoup) -> list[str]:
+    """Descriptions that autodoc made up, or could not read."""
+    complaints = []
+    for text in soup.find_all(string=OF_NO_USE):
+        parents = list(text.parents)
+        described = any(parent.name == "dl" and "py" in (parent.get("class") or []) for parent in parents)
+        in_code = any(parent.name in {"pre", "code"} for parent in parents)
+        if described and not in_code:
+            complaints.append(f"of no use in the API: {' '.join(text.split())[:80]}")
     return complaints
 
 

@@ -17,7 +17,8 @@ HEADER = """\
 # The versions the book was tested with: for `pip install -c constraints.txt`.
 # Written by `make pins`; the ranges we promise are in pyproject.toml.
 """
-EXTRAS = ("notebooks", "book", "flower", "dev")
+PROJECT = "fedprox-lib"
+EXTRAS = ("notebooks", "build", "flower", "dev")
 CUDA_ONLY = re.compile(r"nvidia-|cuda-|triton$")
 
 
@@ -31,14 +32,15 @@ def needed(name: str, extras: set[str], found: dict[str, str]) -> None:
         child = canonicalize_name(requirement.name)
         if CUDA_ONLY.match(child) or (child in found and not requirement.extras):
             continue
-        # Without torch's "+cpu", which only some sources of wheels have.
-        found[child] = metadata.version(child).split("+")[0]
+        if child != PROJECT:  # our extras ask for one another
+            # Without torch's "+cpu", which only some sources of wheels have.
+            found[child] = metadata.version(child).split("+")[0]
         needed(child, requirement.extras, found)
 
 
 def main() -> None:
     found: dict[str, str] = {}
-    needed("fedprox-lib", set(EXTRAS), found)
+    needed(PROJECT, set(EXTRAS), found)
     lines = [f"{name}=={version}\n" for name, version in sorted(found.items())]
     Path("constraints.txt").write_text(HEADER + "".join(lines), encoding="utf-8")
     print(f"constraints.txt: {len(lines)} packages")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pandas as pd
+import seaborn as sns
 
 from fedprox_book import figures, sweeps
 from fedprox_book import profile as profiles
-from fedprox_lib.sweeps import results
+from fedprox_lib.sweeps import plots, results
 
 TARGET = Path(__file__).resolve().parent.parent / "book" / "side_by_side.svg"
 
@@ -22,7 +23,8 @@ def draw() -> bytes:
     published = profiles.profile_named("published")
     table: pd.DataFrame = results.run(sweeps.side_by_side(profiles.profile_named("paper")), published)
     late = table[table["straggler_fraction"] > 0]
-    figure = figures.learning_curves(late, "test_accuracy", "test accuracy")
+    sns.set_theme(**figures.THEME)
+    figure = plots.learning_curves(late, {"test_accuracy": "test accuracy"})
     with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(TARGET, facecolor="white", metadata={"Date": None, "Creator": None})
     return TARGET.read_bytes()

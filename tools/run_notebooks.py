@@ -31,7 +31,8 @@ def execution_key(root: Path, source: Path, profile: str) -> str:
     records or in the installed versions.
     """
     files = [source, root / "constraints.txt"]
-    files += sorted(root.glob("fedprox_lib/**/*.py"))
+    for kind in ("fedprox_lib/**/*.py", "fedprox_book/**/*.py", "fedprox_book/**/*.yml"):
+        files += sorted(root.glob(kind))
     files += sorted(path for path in root.glob("results/**/*") if path.is_file())
     key = hashlib.sha256(profile.encode())
     for path in files:

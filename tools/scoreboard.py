@@ -36,9 +36,9 @@ def text(judgements: list[Judgement]) -> str:
         "| the paper's claim | verdict |\n|---|---|\n" + "\n".join(_row(name, rows) for name, rows in groups),
         "\n".join(f"{SIGNS[verdict]} *{verdict}*: {meaning}." for verdict, meaning in claims.VERDICTS.items()),
         "## Effects and intervals",
-        "A value a replicate, paired where two arms are compared; the interval is Student's 95 % interval of their "
+        "One value per replicate, paired where two arms are compared; the interval is Student's 95 % interval of their "
         "mean, or Clopper and Pearson's where the value is yes or no. *times* is the geometric mean of a ratio. What "
-        "was expected was written down in `fedprox_lib/claims.yml` before the records were made.",
+        "was expected was written down in `fedprox_book/paper/claims.yml` before the records were made.",
     ]
     return "\n\n".join([*summary, *(_details(rows) for _, rows in groups)]) + "\n"
 

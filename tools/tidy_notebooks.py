@@ -26,7 +26,7 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
             cell.outputs, cell.execution_count = [], None
 
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    if not code or "fedprox-lib @ git+" not in code[0].source:
+    if not code or "FEDPROX_PIP_SPEC" not in code[0].source:
         # After the title, so that the chapter still opens with its heading.
         code.insert(0, nbformat.v4.new_code_cell(id="colab"))
         notebook.cells.insert(1, code[0])

@@ -17,7 +17,7 @@ registry.register(
     __name__,
     algorithms=[AdaptiveFedProx, FedDane],
     partitions=[LogNormalSizes, AsGenerated],
-    models={"cnn_blog": registry.for_images(cnn_blog)},
+    image_models={"cnn_blog": cnn_blog},
     datasets={
         "femnist": registry.DataSet(784, 15_000, images=letters_a_to_j),
         **{name: registry.DataSet(60, 9_000, generate=partial(generated_federation, name)) for name in SPREADS},

@@ -1,4 +1,7 @@
-"""FedProx with a mu that follows the loss (Li et al. 2020, section 5.3.2 and Figs. 3 and 11)."""
+"""FedProx with a mu that follows the loss (Li et al. 2020, section 5.3.2, figures 3 and 11).
+
+Taught in "Choosing mu". Layer: book (PyTorch).
+"""
 
 import math
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ class AdaptiveFedProx(FedProx):
         patience: 5 in the paper.
 
     References:
-        Li et al., MLSys 2020, section 5.3.2. Taught in "Choosing mu".
+        Li et al., MLSys 2020, section 5.3.2.
     """
 
     step: float = 0.1

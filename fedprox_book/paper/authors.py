@@ -1,8 +1,8 @@
-"""The authors' experiments on the authors' data: their decisions, our engine, and the numbers that their code prints.
+"""The authors' experiments on the authors' data: their decisions, our engine, and what their code prints.
 
-Which question this answers: *do we compute what the authors computed?* ``AuthorsPlanner`` decides as their trainers do
-(litian96/FedProx at d2a4501), the engine of this book trains, and :func:`measure` takes their measurements. With their
-data and initial weights the curves agree. As a command::
+:class:`fedprox_book.paper.authors_plan.AuthorsPlanner` decides as their trainers do (litian96/FedProx at d2a4501), the
+library's engine trains, and :func:`measure_as_authors` takes their measurements. With their data and initial weights
+the curves agree. As a command::
 
     python -m fedprox_book.paper.authors --train TRAIN.json --test TEST.json --init INIT.npz --out CURVE.csv \\
         --algorithm fedprox --mu 1 --drop-percent 0.5 --epochs 20 --rounds 12 --lr 0.01 --batch-size 10 \\
@@ -10,8 +10,7 @@ data and initial weights the curves agree. As a command::
     python -m fedprox_book.paper.authors --generate synthetic_iid --seed 3 --out FOLDER
 
 Their code is MIT-licensed; it is re-enacted here, and none of it is copied. Taught in "Do we compute what the authors
-computed?". Room: PyTorch computation and a command line. May import training, synthetic, authors_plan and what they
-stand on.
+computed?". Layer: book (PyTorch and a command line).
 """
 
 import argparse
@@ -30,18 +29,18 @@ from fedprox_book.paper.authors_plan import AuthorsPlanner
 from fedprox_lib import data, engine, models, simulation, tree
 from fedprox_lib.algorithms import Algorithm, FedAvg, FedProx
 from fedprox_lib.data import Client, Examples
+from fedprox_lib.engine import use_threads
 from fedprox_lib.models import Model
 from fedprox_lib.partition import Partition
 from fedprox_lib.plan import LocalWork, Planner
 from fedprox_lib.simulation import Backend, State
-from fedprox_lib.sweeps.training import use_threads
 from fedprox_lib.tree import Params
 
 COLUMNS = ("round", "train_loss", "train_accuracy", "test_accuracy", "gradient_variance")
 """What :func:`curve` measures, and the columns of the command's CSV file."""
 
 
-def run(
+def reenact(
     clients: Sequence[Client],
     init: Params,
     algorithm: Algorithm,
@@ -110,10 +109,10 @@ def curve(
     # differs from authors' code: it stops with an IndexError when FedAvg has nothing to average.
 
     Yields:
-        R + 1 rows with the keys ``COLUMNS``; see :func:`measure`.
+        R + 1 rows with the keys ``COLUMNS``; see :func:`measure_as_authors`.
     """
     state = State(0, init, algorithm.init_server(init), {})
-    yield {"round": 0, **measure(model, state.params, train, test, partition)}
+    yield {"round": 0, **measure_as_authors(model, state.params, train, test, partition)}
     for t in range(1, rounds + 1):
         state = simulation.run_round(
             state,
@@ -125,10 +124,12 @@ def curve(
             num_clients=partition.num_clients,
             backend=backend,
         )
-        yield {"round": t, **measure(model, state.params, train, test, partition)}
+        yield {"round": t, **measure_as_authors(model, state.params, train, test, partition)}
 
 
-def measure(model: Model, w: Params, train: Examples, test: Examples, partition: Partition) -> dict[str, float]:
+def measure_as_authors(
+    model: Model, w: Params, train: Examples, test: Examples, partition: Partition
+) -> dict[str, float]:
     """What the authors' code prints about a round, over all N clients.
 
     Returns:
@@ -171,7 +172,7 @@ def read_init(path: Path) -> Params:
     return {"dense.weight": torch.from_numpy(kernel.T.copy()), "dense.bias": torch.from_numpy(bias)}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def authors_command(arguments: Sequence[str] | None = None) -> None:
     """The command line: generate a data set, or train and write the curve."""
     parser = argparse.ArgumentParser(
         prog="python -m fedprox_book.paper.authors",
@@ -215,7 +216,7 @@ def _generate(given: argparse.Namespace) -> None:
 def _train(given: argparse.Namespace) -> None:
     if given.algorithm == "fedavg" and given.mu:
         print(f"FedAvg has no proximal term: --mu {given.mu} is not used.", file=sys.stderr)
-    rows = run(
+    rows = reenact(
         data.read_leaf(given.train, given.test),
         read_init(given.init),
         FedAvg() if given.algorithm == "fedavg" else FedProx(mu=given.mu),
@@ -234,4 +235,4 @@ def _train(given: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    authors_command()

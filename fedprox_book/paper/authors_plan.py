@@ -1,11 +1,11 @@
 """The authors' protocol: which clients, which epochs and which batches their released code would have chosen.
 
-Which question this answers: *what did the authors' trainers decide, round by round?* (litian96/FedProx at d2a4501,
-flearn/trainers and flearn/utils/model_utils.py.) Their code draws from NumPy's global generator and seeds it again and
-again, so that most of its draws are not what they seem. A private generator of the same kind plays that part here; the
-global one is neither read nor moved. Their code is MIT-licensed; it is re-enacted, and none of it is copied.
+The trainers are those of litian96/FedProx at d2a4501 (flearn/trainers and flearn/utils/model_utils.py). They draw from
+NumPy's global generator and seed it again and again, so that most of their draws are not what they seem. A private
+generator of the same kind plays that part here; the global one is neither read nor moved. Their code is MIT-licensed;
+it is re-enacted, and none of it is copied.
 
-Taught in "Do we compute what the authors computed?". Room: NumPy decisions. May import plan, partition.
+Taught in "Do we compute what the authors computed?". Layer: book (NumPy).
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The paper's Algorithm 2 as printed: clients drawn with probabilities p_k, and a plain mean.
+"""The sampling of the paper's Algorithm 2: clients drawn with probabilities p_k, and a plain mean.
 
 Taught in "Choosing mu". Layer: book (NumPy).
 """

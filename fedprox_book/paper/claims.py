@@ -1,19 +1,19 @@
 """The scoreboard: every claim of the paper that our records can judge, with an interval and a verdict.
 
-Which question this answers: *does what the paper says follow from what we measured?* ``claims.yml`` holds the claims,
-written down before the records were made; ``claim_statistics`` turns records into one value a replicate;
-:func:`judge` compares the interval of their mean with what the claim expects. As a command (``make claims``)::
+``claims.yml`` holds the claims, written down before the records were made;
+:mod:`fedprox_book.paper.claim_statistics` turns records into one value per replicate; :func:`judge` compares the
+interval of their mean with what the claim expects. As a command (``make claims``)::
 
     python -m fedprox_book.paper.claims            # the whole scoreboard
     python -m fedprox_book.paper.claims C3 C5      # these claims, part by part
 
-Room: pandas and a command line. May import results, sweeps_paper, claim_statistics, statistics.
+Layer: book (pandas and a command line).
 """
 
 import argparse
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ import yaml
 
 from fedprox_book import profile as profiles
 from fedprox_book import sweeps, sweeps_paper
-from fedprox_book.paper.claim_statistics import STATISTICS
+from fedprox_book.paper import claim_statistics
 from fedprox_book.profile import Profile
 from fedprox_lib import engine
 from fedprox_lib.algorithms import FedAvg, FedProx
@@ -40,9 +40,16 @@ VERDICTS = {
 """What the verdicts mean."""
 
 TITLES = {
-    "one_epoch_": "", "converged_": "", "mnist_per_pixel": "MNIST px", "mnist": "MNIST", "synthetic_iid": "IID",
-    "synthetic_0_0": "(0,0)", "synthetic_0.5_0.5": "(0.5,0.5)", "synthetic_1_1": "(1,1)", "synthetic": "(1,1)",
-}  # fmt: skip
+    "one_epoch_": "",
+    "converged_": "",
+    "mnist_per_pixel": "MNIST px",
+    "mnist": "MNIST",
+    "synthetic_iid": "IID",
+    "synthetic_0_0": "(0,0)",
+    "synthetic_0.5_0.5": "(0.5,0.5)",
+    "synthetic_1_1": "(1,1)",
+    "synthetic": "(1,1)",
+}
 """What pages call the data sets: px is each pixel scaled by itself, brackets are the paper's synthetic sets.
 
 Replaced in this order, the longer names first."""
@@ -58,7 +65,7 @@ class Claim:
         source: where the paper makes it.
         data: which federation it is judged on; "" if it is about none or several.
         sweeps: names of the sweeps whose records judge it.
-        statistic: name of a function of ``claim_statistics``, or "identity".
+        statistic: name of a public function of ``claim_statistics``, or "identity".
         arguments: of that function.
         expected: {"below": x}, {"above": x} or {"within": [low, high]}.
         table: named table to judge by instead of sweeps.
@@ -87,41 +94,41 @@ class Claim:
 
 
 @lru_cache(maxsize=1)
-def load() -> tuple[Claim, ...]:
+def all_claims() -> tuple[Claim, ...]:
     """The claims in order, one for every data set that a statement names."""
+    known = {item.name for item in fields(Claim)}
     claims: list[Claim] = []
     for row in yaml.safe_load((Path(__file__).parent / "claims.yml").read_text(encoding="utf-8")):
-        common = Claim(
-            id=row.pop("id"), claim=row.pop("claim"), source=row.pop("source"),
-            statistic=row.pop("statistic", ""), arguments=row.pop("with", {}), expected=row.pop("expected", {}),
-            table=row.pop("table", ""), interval=row.pop("interval", "t"), unit=row.pop("unit", ""),
-            figure=row.pop("figure", ""), reading=row.pop("reading", ""), not_run=row.pop("not run", ""),
-        )  # fmt: skip
-        names, besides = tuple(row.pop("sweeps", ())), tuple(row.pop("besides", ()))
-        if row.pop("together", False) or not names:
-            claims.append(replace(common, sweeps=names + besides))
+        names, besides = (tuple(row.pop(key, ())) for key in ("sweeps", "besides"))
+        together = row.pop("together", False) or not names
+        entries = {{"with": "arguments", "not run": "not_run"}.get(key, key): value for key, value in row.items()}
+        if unread := entries.keys() - known:
+            raise ValueError(f"claims.yml: {row['id']} has entries that nothing reads: {', '.join(sorted(unread))}.")
+        if together:
+            claims.append(Claim(**entries, sweeps=names + besides))
         else:
-            claims += [replace(common, data=name.removeprefix("paper_"), sweeps=(name, *besides)) for name in names]
-        if row:
-            raise ValueError(f"claims.yml: {common.id} has entries that nothing reads: {', '.join(row)}.")
+            of_sets = [(name.removeprefix("paper_"), (name, *besides)) for name in names]
+            claims += [Claim(**entries, data=data, sweeps=its) for data, its in of_sets]
     return tuple(claims)
 
 
 def values(claim: Claim, profile: Profile) -> pd.DataFrame:
-    """One value a replicate and part: columns part, replicate, value.
+    """One value per replicate and part: columns part, replicate, value.
 
     Raises:
         RecordMissing: if the profile may not train and lacks records.
     """
     if claim.statistic == "identity":
         return _identity()
-    if claim.table:
-        folder = profile.folder / "tables" / claim.table
-        if not records.exists(folder):
-            raise results.RecordMissing(f"table {claim.table!r} is not in {profile.folder}.")
-        table = records.read(folder).table
-        return STATISTICS[claim.statistic](table, **claim.arguments)
-    return STATISTICS[claim.statistic](_runs(claim.sweeps, bool(claim.data), profile), **claim.arguments)
+    found = _table(claim.table, profile) if claim.table else _runs(claim.sweeps, bool(claim.data), profile)
+    return getattr(claim_statistics, claim.statistic)(found, **claim.arguments)
+
+
+def _table(name: str, profile: Profile) -> pd.DataFrame:
+    folder = profile.table_folder(name)
+    if not folder.exists():
+        raise results.RecordMissing(f"table {name!r} is not in {profile.folder}.")
+    return records.read(folder).table
 
 
 @lru_cache(maxsize=4)  # claims that stand side by side read the same records
@@ -134,13 +141,13 @@ def _runs(names: tuple[str, ...], one_set: bool, profile: Profile) -> pd.DataFra
 
 
 def parts(claim: Claim, profile: Profile) -> pd.DataFrame:
-    """One row a part: replicates, mean, low, high (95 %), and whether it is "inside", "outside" or "open"."""
+    """One row per part: replicates, mean, low, high (95 %), and whether it is "inside", "outside" or "open"."""
     rows = []
     for part, of_part in values(claim, profile).groupby("part", sort=False):
         found = of_part["value"].dropna().to_numpy()
         mean, low, high = _interval(claim, found)
-        rows.append({"part": part, "replicates": len(found), "mean": mean, "low": low, "high": high,
-                     "side": side(claim.expected, low, high)})  # fmt: skip
+        about = {"part": part, "replicates": len(found), "mean": mean, "low": low, "high": high}
+        rows.append(about | {"side": side(claim.expected, low, high)})
     return pd.DataFrame(rows)
 
 
@@ -186,11 +193,11 @@ def judge(claim: Claim, profile: Profile) -> Judgement:
 
 def judge_all(profile: Profile, ids: Sequence[str] = ()) -> list[Judgement]:
     """Every claim in order, or those with these ids."""
-    return [judge(claim, profile) for claim in load() if not ids or claim.id in ids]
+    return [judge(claim, profile) for claim in all_claims() if not ids or claim.id in ids]
 
 
 def tables(judgements: Sequence[Judgement]) -> str:
-    """Markdown for a page: a table a claim, and folded below it what verdicts mean and how each claim was read."""
+    """Markdown for a page: one table per claim; folded below, what verdicts mean and how each claim was read."""
     text = []
     folded = [f"- *{verdict}*: {meaning}." for verdict, meaning in VERDICTS.items()]
     folded.append("- MNIST px has each pixel scaled by itself; brackets and IID are the paper's synthetic sets.")
@@ -227,7 +234,7 @@ def _interval(claim: Claim, found: np.ndarray) -> tuple[float, float, float]:
 
 
 def effects(claim: Claim, found: pd.DataFrame) -> str:
-    """The parts in words, in a line."""
+    """The parts in words, on one line."""
     return "; ".join(
         f"{part['part']}: " * bool(part["part"]) + effect(claim, part) for part in found.to_dict("records")
     )
@@ -270,20 +277,16 @@ def _identity() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def claims_command(arguments: Sequence[str] | None = None) -> None:
     """Print the scoreboard, or claims part by part."""
-    parser = argparse.ArgumentParser(prog="python -m fedprox_book.paper.claims", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fedprox_book.paper.claims", description=claims_command.__doc__)
     parser.add_argument("ids", nargs="*", metavar="ID", help="of claims, for example C3; default: all")
     parser.add_argument("--profile", default="published", choices=profiles.PROFILES)
     given = parser.parse_args(arguments)
-    known = dict.fromkeys(claim.id for claim in load())
+    known = dict.fromkeys(claim.id for claim in all_claims())
     if unknown := [name for name in given.ids if name not in known]:
         parser.error(f"there is no claim {unknown[0]!r}; the claims are {', '.join(known)}.")
-    profile = profiles.profile_named(given.profile)
-    for claim in load():
-        if given.ids and claim.id not in given.ids:
-            continue
-        _, verdict, found = judge(claim, profile)
+    for claim, verdict, found in judge_all(profiles.profile_named(given.profile), given.ids):
         print(f"{claim.id:9} {claim.data:22} {verdict:15} {claim.claim}")
         if given.ids:
             print(f"  source: {claim.source}; expected: {claim.expected}. {claim.reading or claim.not_run}")
@@ -292,4 +295,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    claims_command()

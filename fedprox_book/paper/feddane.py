@@ -1,4 +1,7 @@
-"""FedDane (Li et al. 2019; appendix B of the FedProx paper): FedProx whose clients are told the others' gradient."""
+"""FedDane (Li et al. 2019; appendix B of the FedProx paper): FedProx whose clients are told the others' gradient.
+
+Taught in "Where FedProx stands today". Layer: book (PyTorch).
+"""
 
 from dataclasses import dataclass
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedprox_lib.partition import Partition, holders_by_label, partition_of, require_clients, require_labels
+from fedprox_lib.partition import Partition, holders_by_label, partition_of
+from fedprox_lib.require import require_integer
 from fedprox_lib.rng import stream
 from fedprox_lib.sweeps.datasets import Source, verified_images
 from fedprox_lib.sweeps.registry import Parts
@@ -37,7 +38,7 @@ def letters_a_to_j() -> Parts:
     # differs from authors' code: it shrinks the images of NIST's Special Database 19 as they are, whereas EMNIST crops
     # and centres them and makes the ink bright; and it takes the 4,000 from NIST's own training part.
     """
-    train, test, sha256 = verified_images(EMNIST)
+    train, test, sha256 = verified_images("femnist", EMNIST)
 
     def letters(images: np.ndarray, labels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         rows = np.sort(np.concatenate([np.flatnonzero(labels == LETTER_A + c)[:most] for c in range(10)]))
@@ -49,12 +50,12 @@ def letters_a_to_j() -> Parts:
 
 @dataclass(frozen=True)
 class LogNormalSizes:
-    """Few labels a client, equally often, sizes from a log-normal law: the paper's FEMNIST (Li et al. 2020, App. C.1).
+    """Few labels per client, equally often, sizes from a log-normal law: the paper's FEMNIST (Li et al. 2020, App. C.1).
 
     Client k draws n_k = log-normal(4, 1) + 5 and gets n_k / ``labels_per_client`` rows of each of the labels k, k+1,
     ... (mod classes), rounded down, but at least two. A label's rows are shuffled and handed out one after the other.
 
-    # differs from authors' code: it has 3 labels a client where the paper says 5. And a reversed comparison moves it
+    # differs from authors' code: it has 3 labels per client where the paper says 5. And a reversed comparison moves it
     # back to a label's first image for nearly every client, so that a label's holders share images; here no two do.
 
     Attributes:
@@ -71,8 +72,8 @@ class LogNormalSizes:
     labels_per_client: int = 5
 
     def __post_init__(self) -> None:
-        require_clients(self.num_clients)
-        require_labels(self.labels_per_client)
+        require_integer("num_clients", self.num_clients)
+        require_integer("labels_per_client", self.labels_per_client)
 
     def split(self, labels: np.ndarray, *, data_seed: int) -> Partition:
         labels = np.asarray(labels)

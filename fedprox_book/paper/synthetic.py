@@ -1,7 +1,7 @@
 """The paper's four synthetic federations, drawn number for number as the authors' scripts draw them.
 
-What the authors trained on: thirty clients, 60 features, 10 labels, and sizes
-from a log-normal law, so that one client may hold most of the rows (Li et al. 2020, section 5.1 and appendix C.1):
+What the authors trained on: thirty clients, 60 features, 10 labels, and sizes from a log-normal law, so that one
+client may hold most of the rows (Li et al. 2020, section 5.1 and appendix C.1):
 
 =====================  ==========================================================================================
 ``synthetic_iid``      one linear model labels everybody's rows; all features have one law
@@ -50,7 +50,7 @@ class AsGenerated:
     """
 
     keeps_clients: ClassVar[bool] = True
-    """It is for data sets that come with their clients."""
+    """Marks it as being for data sets that come with their clients."""
 
     num_clients: int = 30
 

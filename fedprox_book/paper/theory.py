@@ -1,13 +1,13 @@
 """What Theorem 4 asks for, measured along real runs: B(w_t), gamma, L, and the rho that they leave.
 
-Which question this answers: *do the conditions under which the paper proves progress hold where it makes progress?* The
-theorem (Li et al. 2020, section 4) promises E f(w_{t+1}) <= f(w_t) - rho ||grad f(w_t)||^2 if rho > 0; :func:`rho` is
-its formula, :func:`along` measures what goes into it, :func:`table` is what the claims on it are judged by. Taught in
-"What the theory asks for, and what the runs do". As a command (part of ``make results``)::
+Do the conditions under which the paper proves progress hold where it makes progress? The theorem (Li et al. 2020,
+section 4) promises E f(w_{t+1}) <= f(w_t) - rho ||grad f(w_t)||^2 if rho > 0; :func:`rho` is its formula, :func:`along`
+measures what goes into it, and the claims on it are judged by :func:`gamma_table`. As a command (part of
+``make results``)::
 
     python -m fedprox_book.paper.theory            # makes the table, unless it is there
 
-Room: PyTorch computation, and one table. May import results, sweeps_paper, diagnostics, simulate, engine.
+Taught in "What the theory asks for, and what the runs do". Layer: book (PyTorch, pandas and a command line).
 """
 
 import argparse
@@ -97,10 +97,10 @@ def along(
         backend: who trains and solves; another one than SGD may make gamma as small as it likes.
 
     Returns:
-        One row a run, round, number of epochs and client: columns data, seed, round, epochs, client, gamma, and for the
-        round dissimilarity, smoothness and rho. The smoothness is the largest Hessian eigenvalue of any client of the
-        cohort *at w_t*, which is at most the L of the theorem; and gamma is the largest of the cohort (Corollary 9).
-        rho falls with both, so where this one is negative, the theorem's is, too.
+        One row per run, round, number of epochs and client: columns data, seed, round, epochs, client, gamma, and of
+        the round dissimilarity, smoothness and rho. The smoothness is the largest Hessian eigenvalue of any client of
+        the cohort *at w_t*, which is at most the L of the theorem; and rho is taken with the largest gamma of the
+        cohort (Corollary 9). rho falls with both, so where this one is negative, the theorem's is, too.
 
     Raises:
         ValueError: if an experiment is not of that kind.
@@ -125,7 +125,7 @@ def along(
     return pd.DataFrame(rows)
 
 
-def table(profile: Profile) -> pd.DataFrame:
+def gamma_table(profile: Profile) -> pd.DataFrame:
     """The table of C17 and C18-rho: FedProx with mu = 1 on the synthetic sets, five replicates. Runs or loads."""
     small = profile.is_smoke
     rounds, epochs = ((1, 3), (1, 2)) if small else (ROUNDS, EPOCHS)
@@ -135,7 +135,7 @@ def table(profile: Profile) -> pd.DataFrame:
         for name in synthetic.SPREADS
         for e in grid(
             replace(
-                sweeps_paper.synthetic(profile, name),
+                sweeps_paper.paper_synthetic(profile, name),
                 algorithm=FedProx(mu=sweeps_paper.BEST_MU),
                 rounds=max(rounds) - 1,  # the last look is at the start of a round
             ),
@@ -163,9 +163,14 @@ def _require(e: Experiment, epochs: Sequence[int]) -> None:
 
 
 def _look(
-    e: Experiment, federation: Federation, state: State, dissimilarity: float, cohort: list[Job],
-    epochs: Sequence[int], ends: Iterator[Params],
-) -> list[dict]:  # fmt: skip
+    e: Experiment,
+    federation: Federation,
+    state: State,
+    dissimilarity: float,
+    cohort: list[Job],
+    epochs: Sequence[int],
+    ends: Iterator[Params],
+) -> list[dict]:
     """The rows of one round; ``ends`` gives where its clients end: all of them after each number of epochs."""
     model, mu = federation.model, e.algorithm.hyperparameters()["mu"]
     held = [federation.train.take(federation.partition.rows[job.work.client]) for job in cohort]
@@ -173,13 +178,15 @@ def _look(
     rows = []
     for number in epochs:
         gammas = [diagnostics.inexactness(model, next(ends), state.params, examples, mu) for examples in held]
+        measured = {"dissimilarity": dissimilarity, "smoothness": sharpest}
         about = {
-            "data": e.data, "seed": e.seed, "round": state.round + 1, "epochs": number,
-            "dissimilarity": dissimilarity, "smoothness": sharpest,
-            "rho": rho(
-                mu, gamma=max(gammas), dissimilarity=dissimilarity, smoothness=sharpest, cohort_size=e.cohort_size
-            ),
-        }  # fmt: skip
+            "data": e.data,
+            "seed": e.seed,
+            "round": state.round + 1,
+            "epochs": number,
+            **measured,
+            "rho": rho(mu, gamma=max(gammas), **measured, cohort_size=e.cohort_size),
+        }
         rows += [{**about, "client": job.work.client, "gamma": g} for job, g in zip(cohort, gammas, strict=True)]
     return rows
 
@@ -190,17 +197,17 @@ def _shortened(job: Job, epochs: int, experiment: Experiment) -> Job:
     return job._replace(work=replace(job.work, order=job.work.order[: int(sizes.sum())], batch_sizes=sizes))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def theory_command(arguments: Sequence[str] | None = None) -> None:
     """Make the table of gamma, L and rho along runs, unless it is there."""
-    parser = argparse.ArgumentParser(prog="python -m fedprox_book.paper.theory", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fedprox_book.paper.theory", description=theory_command.__doc__)
     parser.add_argument("--profile", default="paper", choices=profiles.PROFILES)
     parser.add_argument("--store", type=Path, help="another results folder")
     given = parser.parse_args(arguments)
     profile = profiles.profile_named(given.profile)
     if given.store:
         profile = replace(profile, folder=given.store, may_train=True)
-    print(f"table {TABLE!r}: {len(table(profile))} rows in {profile.folder}")
+    print(f"table {TABLE!r}: {len(gamma_table(profile))} rows in {profile.folder}")
 
 
 if __name__ == "__main__":
-    main()
+    theory_command()

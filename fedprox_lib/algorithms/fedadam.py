@@ -1,4 +1,7 @@
-"""FedAdam (Reddi et al. 2021, Algorithm 2): Adam on the server, with the mean delta as its gradient."""
+"""FedAdam (Reddi et al. 2021, Algorithm 2): Adam on the server, with the mean delta as its gradient.
+
+Layer: core (PyTorch).
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""FedAvg (McMahan et al. 2017, Algorithm 1) as the FedProx paper compares against it: stragglers are dropped."""
+"""FedAvg (McMahan et al. 2017, Algorithm 1) as the FedProx paper compares against it: stragglers are dropped.
+
+Layer: core.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,7 @@
-"""FedAvgM (Hsu et al. 2019; Reddi et al. 2021, Algorithm 1 with SGD and momentum): momentum on the server."""
+"""FedAvgM (Hsu et al. 2019; Reddi et al. 2021, Algorithm 1 with SGD and momentum): momentum on the server.
+
+Layer: core (PyTorch).
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""FedProx (Li et al. 2020, Algorithm 2): a proximal term on the local objective, and partial work is kept."""
+"""FedProx (Li et al. 2020, Algorithm 2): a proximal term on the local objective, and partial work is kept.
+
+Layer: core (PyTorch).
+"""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""SCAFFOLD (Karimireddy et al. 2020, Algorithm 1, option II): control variates correct the clients' drift."""
+"""SCAFFOLD (Karimireddy et al. 2020, Algorithm 1, option II): control variates correct the clients' drift.
+
+Layer: core (PyTorch).
+"""
 
 from dataclasses import dataclass
 

@@ -36,12 +36,12 @@ from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid, ServerApp
 
 from fedprox_lib import simulation
+from fedprox_lib.engine import use_threads
 from fedprox_lib.flower.strategy import OnRound, PlannedStrategy, federation_of_run, params_of, require_one_exchange
 from fedprox_lib.plan import ClientWork, client_order
 from fedprox_lib.simulation import Backend, Job, State
 from fedprox_lib.sweeps.checkpoint import load_checkpoint, save_checkpoint
 from fedprox_lib.sweeps.experiment import Experiment, from_settings
-from fedprox_lib.sweeps.training import use_threads
 
 ROUND_SECONDS = 600.0
 """The longest a round waits for its nodes, and the first one for all of them to appear."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from fedprox_lib import tree
 from fedprox_lib.simulation import State
 from fedprox_lib.sweeps import records
 from fedprox_lib.sweeps.records import RecordDamaged
@@ -37,17 +36,6 @@ class Unfinished:
     seconds: float = 0.0
     measuring: float = 0.0
 
-    def placed(self, device: str) -> State | None:
-        """The state with its tensors on a device."""
-        if self.state is None:
-            return None
-
-        def place(params: tree.Params) -> tree.Params:
-            return tree.map(lambda w: tree.laid_out(w.to(device)), params)
-
-        memories = {client: place(memory) for client, memory in self.state.memories.items()}
-        return State(self.state.round, place(self.state.params), place(self.state.server), memories)
-
 
 def save_checkpoint(run: Unfinished, seconds: float) -> None:
     """Write a run's checkpoint; ``seconds`` were spent on it since it was started or loaded.
@@ -61,16 +49,12 @@ def save_checkpoint(run: Unfinished, seconds: float) -> None:
     tensors |= {f"server/{name}": w for name, w in state.server.items()}
     for client, memory in state.memories.items():
         tensors |= {f"memory/{client}/{name}": w for name, w in memory.items()}
-    about = {
-        "round": str(state.round),
-        "rows": json.dumps(run.rows),
-        "seconds": str(run.seconds + seconds),
-        "measuring": str(run.measuring),
-    }
+    about = {"round": state.round, "rows": run.rows, "seconds": run.seconds + seconds, "measuring": run.measuring}
+    content = save({name: w.cpu().contiguous() for name, w in tensors.items()}, {"run": json.dumps(about)})
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        records.write_file(partial, save({name: w.cpu().contiguous() for name, w in tensors.items()}, about))
+        records.write_file(partial, content)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
@@ -92,7 +76,7 @@ def load_checkpoint(path: Path) -> Unfinished:
     memories: dict[int, dict] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata()
+            about = json.loads(file.metadata()["run"])
             for key in file.keys():  # noqa: SIM118 (not a dictionary)
                 kind, _, name = key.partition("/")
                 if kind == "memory":
@@ -100,8 +84,7 @@ def load_checkpoint(path: Path) -> Unfinished:
                     memories.setdefault(int(client), {})[name] = file.get_tensor(key)
                 else:
                     parts[kind][name] = file.get_tensor(key)
-        state = State(int(about["round"]), parts["params"], parts["server"], memories)
-        rows = json.loads(about["rows"])
-        return Unfinished(path, state, rows, float(about["seconds"]), float(about["measuring"]))
+        state = State(about["round"], parts["params"], parts["server"], memories)
+        return Unfinished(path, state, about["rows"], about["seconds"], about["measuring"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise RecordDamaged(f"checkpoint {path} is damaged ({error}): delete it to start this run again.") from error

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from fedprox_lib.data import DIGITS_SHA256, DataCorrupt, Examples, digit_images, standardised
+from fedprox_lib.require import require_one_of
 from fedprox_lib.sweeps import registry
 
 NORMALISATIONS = ("standard", "per_pixel", "unit")
@@ -89,10 +90,8 @@ def load(name: str, normalisation: str = "standard") -> Data:
         DataCorrupt: a file is truncated or altered.
     """
     files = [known for known, data in registry.DATASETS.items() if data.images]
-    if name not in files:
-        raise ValueError(f"data must be one of {', '.join(files)}, got {name!r}.")
-    if normalisation not in NORMALISATIONS:
-        raise ValueError(f"normalisation must be one of {', '.join(NORMALISATIONS)}, got {normalisation!r}.")
+    require_one_of("data", name, files)
+    require_one_of("normalisation", normalisation, NORMALISATIONS)
     return _load(name, normalisation)
 
 
@@ -130,21 +129,20 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedprox_lib"
 
 
-def verified_images(source: Source) -> registry.Parts:
+def verified_images(name: str, source: Source) -> registry.Parts:
     """The images and labels of a full data set, downloaded if need be, and the checksum of its files.
 
     Raises:
         DataMissing: they are neither on this machine nor to be downloaded.
         DataCorrupt: a file is truncated or altered.
     """
-    name = source.torchvision_class
     root = Path(os.environ.get("FEDPROX_DATA") or cache_dir())
     raw = root / source.folder / "raw"
     allow_torchvision_beside_cpu_torch()
-    from torchvision import datasets
+    from torchvision import datasets as known
 
     options = {"split": source.split} if source.split else {}
-    cls = partial(getattr(datasets, source.torchvision_class), root, **options)
+    cls = partial(getattr(known, source.torchvision_class), root, **options)
     for file in source.sha256:
         _unpack(raw / file)
     if not all((raw / file).exists() for file in source.sha256):
@@ -155,7 +153,7 @@ def verified_images(source: Source) -> registry.Parts:
             raise DataMissing(
                 f"{name} is not in {raw} and could not be put there ({error}). Either connect to the internet "
                 f"(torchvision then downloads it into {cache_dir()}), or set FEDPROX_DATA to a writable folder that "
-                f"holds {source.folder}/raw/ with the four IDX files. Profile 'published' needs neither."
+                f"holds {source.folder}/raw/ with the four IDX files. The 5,000 digits (data='mnist5k') need neither."
             ) from error
     found = {file: hashlib.sha256((raw / file).read_bytes()).hexdigest() for file in source.sha256}
     for file, expected in source.sha256.items():
@@ -214,6 +212,10 @@ def allow_torchvision_beside_cpu_torch() -> None:
             torch.library.define(f"torchvision::{operator}", schema)
 
 
+def _full(name: str) -> registry.Parts:
+    return verified_images(name, _FULL[name])
+
+
 def _digits() -> registry.Parts:
     return *digit_images(), DIGITS_SHA256
 
@@ -221,8 +223,8 @@ def _digits() -> registry.Parts:
 registry.register(
     __name__,
     datasets={
-        "mnist": registry.DataSet(784, 60_000, images=partial(verified_images, _FULL["mnist"])),
-        "fashion_mnist": registry.DataSet(784, 60_000, images=partial(verified_images, _FULL["fashion_mnist"])),
+        "mnist": registry.DataSet(784, 60_000, images=partial(_full, "mnist")),
+        "fashion_mnist": registry.DataSet(784, 60_000, images=partial(_full, "fashion_mnist")),
         "mnist5k": registry.DataSet(784, 4_000, images=_digits),
     },
 )

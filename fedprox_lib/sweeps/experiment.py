@@ -17,6 +17,7 @@ from typing import Any
 from fedprox_lib.algorithms import Algorithm
 from fedprox_lib.partition import Scheme
 from fedprox_lib.plan import LocalWork, require_cohort, require_stragglers
+from fedprox_lib.require import require_integer, require_one_of
 from fedprox_lib.sweeps import registry
 from fedprox_lib.sweeps.datasets import NORMALISATIONS
 
@@ -44,9 +45,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         for name in ("every", "train_rows", "test_rows"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1 or (value is None and name != "every")):
-                raise ValueError(f"evaluation {name} must be an integer >= 1, got {value!r}.")
+            require_integer(f"evaluation {name}", getattr(self, name), or_none=name != "every")
         if not isinstance(self.gradients, bool):
             raise ValueError(f"evaluation gradients must be True or False, got {self.gradients!r}.")
 
@@ -60,7 +59,7 @@ class Experiment:
         partition: how the training rows are cut.
         work: local epochs E, batch size B, learning rate.
         rounds: T >= 1.
-        cohort_size: K clients a round, in [1, N].
+        cohort_size: K clients per round, in [1, N].
         straggler_fraction: of the cohort, in [0, 1]; counts are exact.
         straggler_epochs: "1..E" (paper) or "1..E-1" (authors' code).
         model: one of ``registry.MODELS``.
@@ -101,9 +100,9 @@ class Experiment:
     def _require_parts(self) -> None:
         """Algorithm and partition are objects, and the algorithm can run on them."""
         if not isinstance(self.algorithm, Algorithm):
-            raise ValueError(f"algorithm must be one of {', '.join(registry.ALGORITHMS)}, got {self.algorithm!r}.")
+            require_one_of("algorithm", self.algorithm, registry.ALGORITHMS)
         if type(self.partition).__name__ not in registry.PARTITIONS:
-            raise ValueError(f"partition must be one of {', '.join(registry.PARTITIONS)}, got {self.partition!r}.")
+            require_one_of("partition", self.partition, registry.PARTITIONS)
         if self.algorithm.watches_loss and self.evaluation.every != 1:
             raise ValueError(
                 f"{type(self.algorithm).__name__} follows the training loss from round to round, so evaluation every "
@@ -114,23 +113,20 @@ class Experiment:
 
     def _require_numbers(self) -> None:
         """Counts, fractions and seeds are in their ranges."""
-        if not (isinstance(self.rounds, int) and self.rounds >= 1):
-            raise ValueError(f"rounds must be an integer >= 1, got {self.rounds!r}.")
+        require_integer("rounds", self.rounds)
         require_cohort(self.cohort_size, self.partition.num_clients)
         require_stragglers(self.straggler_fraction, self.straggler_epochs)
-        if not (self.train_rows is None or isinstance(self.train_rows, int) and self.train_rows >= 1):
-            raise ValueError(f"train_rows must be an integer >= 1 or None, got {self.train_rows!r}.")
-        for name in ("seed", "data_seed"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 0):
-                raise ValueError(f"{name} must be an integer >= 0, got {getattr(self, name)!r}.")
+        require_integer("train_rows", self.train_rows, or_none=True)
+        require_integer("seed", self.seed, least=0)
+        require_integer("data_seed", self.data_seed, least=0)
 
     def _require_names(self) -> None:
         """What goes by name is known."""
-        registry.require_known("model", self.model, registry.MODELS)
-        registry.require_known("data", self.data, registry.DATASETS)
-        registry.require_known("normalisation", self.normalisation, dict.fromkeys(NORMALISATIONS))
-        registry.require_known("split", self.split, dict.fromkeys(SPLITS))
-        registry.require_known("sampling", self.sampling, registry.SAMPLINGS)
+        require_one_of("model", self.model, registry.MODELS)
+        require_one_of("data", self.data, registry.DATASETS)
+        require_one_of("normalisation", self.normalisation, NORMALISATIONS)
+        require_one_of("split", self.split, SPLITS)
+        require_one_of("sampling", self.sampling, registry.SAMPLINGS)
         if self.sampling != "uniform" and self.straggler_fraction:
             raise ValueError(
                 f"sampling={self.sampling!r} is defined without stragglers only, got "
@@ -160,7 +156,7 @@ class Experiment:
         return replace(self, seed=r, data_seed=r)
 
     def settings(self) -> dict[str, Any]:
-        """One scalar a setting, flat: ``algorithm``, ``mu``, ``partition``, ``num_clients``, ... and so on."""
+        """One scalar per setting, flat: ``algorithm``, ``mu``, ``partition``, ``num_clients``, ... and so on."""
         flat: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -210,7 +206,7 @@ def from_settings(settings: Mapping[str, Any]) -> Experiment:
         return cls(**{f.name: given[prefix + f.name] for f in fields(cls) if prefix + f.name in given})
 
     for name, known in (("algorithm", registry.ALGORITHMS), ("partition", registry.PARTITIONS)):
-        registry.require_known(name, given.get(name), known)
+        require_one_of(name, given.get(name), known)
     parts = {
         "algorithm": make(registry.ALGORITHMS[given["algorithm"]]),
         "partition": make(registry.PARTITIONS[given["partition"]]),

@@ -17,7 +17,6 @@ import torch
 from fedprox_lib import engine, tree
 from fedprox_lib.data import Examples
 from fedprox_lib.federation import Federation
-from fedprox_lib.models import Model
 from fedprox_lib.partition import Partition, hold_out
 from fedprox_lib.plan import Planner
 from fedprox_lib.rng import stream
@@ -55,8 +54,8 @@ def federation_of(experiment: Experiment, device: str = "cpu") -> PreparedFedera
     held = np.sort(np.concatenate(partition.rows))
     test_rows = _subset(e.data_seed, "test sample", len(test.y), e.evaluation.test_rows)
     return PreparedFederation(
-        train=_placed(train, device),
-        test=_placed(test if e.evaluation.test_rows is None else test.take(test_rows), device),
+        train=train.to(device),
+        test=(test if e.evaluation.test_rows is None else test.take(test_rows)).to(device),
         sampled=held[_subset(e.data_seed, "train sample", len(held), e.evaluation.train_rows)],
         partition=partition,
         model=registry.model_named(e.model, train.x[0].numel()),
@@ -82,10 +81,6 @@ def _cut(e: Experiment) -> tuple[Examples, Examples, Partition, str]:
         partition, held_out = hold_out(partition, HELD_OUT, data_seed=e.data_seed)
         test = train.take(np.concatenate(held_out.rows))
     return train, test, partition, loaded.sha256
-
-
-def _placed(examples: Examples, device: str) -> Examples:
-    return Examples(examples.x.to(device), examples.y.to(device))
 
 
 def planner_of(experiment: Experiment, partition: Partition, drawn: dict | None = None) -> Planner:
@@ -156,43 +151,5 @@ def measure_together(
     test_loss, accuracy = engine.evaluate_together(model, stacked, *federation.test)
     columns = {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": accuracy}
     if gradients:
-        columns |= gradient_spread(model, stacked, federation.train, federation.partition)
+        columns |= engine.gradient_spread(model, stacked, federation.train, federation.partition)
     return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(params))]
-
-
-@torch.no_grad()
-def gradient_spread(model: Model, params: Params, train: Examples, partition: Partition) -> dict[str, torch.Tensor]:
-    """How much the clients' gradients differ at w, for many models at once.
-
-    ``gradient_variance`` is E_k ||grad F_k - grad f||^2 and ``dissimilarity`` is B(w) = sqrt(E_k ||grad F_k||^2 /
-    ||grad f||^2) (Li et al. 2020, Definition 3; 1 where both are 0). E_k weighs client k by p_k = n_k / n, so
-    grad f = E_k grad F_k.
-
-    # differs from the authors' code: it weighs all clients alike in the variance that the paper's Fig. 2 shows.
-
-    Args:
-        model: the model.
-        params: (1, m, ...), m models.
-        train: the rows that ``partition`` counts.
-        partition: who holds which.
-
-    Returns:
-        Two columns, (m,) float64 each.
-    """
-    params = engine.packed(model, params)
-    mean = {name: torch.zeros(p.shape[1:], dtype=torch.float64, device=p.device) for name, p in params.items()}
-    square = torch.zeros(next(iter(params.values())).shape[1], dtype=torch.float64, device=train.y.device)
-    total = int(partition.sizes.sum())
-    for held in partition.rows:
-        x, y = train.take(held)
-        weights = torch.full((1, len(y)), 1 / len(y), dtype=x.dtype, device=x.device)
-        with torch.enable_grad():
-            gradients = engine.gradients_together(model, params, engine.packed_rows(model, x)[None], y[None], weights)
-        for name, g in gradients.items():
-            mean[name] += len(y) / total * g[0].double()
-            square += len(y) / total * g[0].flatten(1).double().square().sum(1)
-    of_mean = sum((g.flatten(1).square().sum(1) for g in mean.values()), torch.zeros_like(square))
-    return {
-        "gradient_variance": (square - of_mean).clamp(min=0),
-        "dissimilarity": torch.where(square > 0, (square / of_mean).sqrt(), torch.ones_like(square)),
-    }

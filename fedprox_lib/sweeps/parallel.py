@@ -81,11 +81,8 @@ def threads_of(model: str, cores: int, device: str) -> int:
     A CNN's operations are long enough to be shared out; the short ones of logistic regression lose on a busy machine
     far more than they win on an idle one, because threads wait for each other at every step.
     """
-    return (
-        cores
-        if device == "cpu" and engine.jobs_at_once(4 * registry.model_named(model).num_parameters, device) == 1
-        else 1
-    )
+    one_by_one = engine.jobs_at_once(4 * registry.model_named(model).num_parameters, device) == 1
+    return cores if device == "cpu" and one_by_one else 1
 
 
 def waves(

@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fedprox_lib.sweeps import registry
+
 
 def provenance(**facts: Any) -> dict[str, Any]:
     """Time, versions, commit and machine of a record that is made now, and the facts given."""
@@ -32,14 +34,18 @@ def _version(package: str) -> str:
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """The commit of the checkout that this code lies in, with "+changes" if files of the library differ from it."""
-    package = str(Path(__file__).resolve().parent.parent)
+    """The commit of the checkout that this code lies in.
+
+    With "+changes" if files of the library differ from it, or of a package beside it that has registered something.
+    """
+    here = Path(__file__).resolve().parents[2]
+    packages = [name for name in {source.partition(".")[0] for source in registry.SOURCES} if (here / name).is_dir()]
 
     def ask(*words: str) -> str:
-        return subprocess.run(["git", "-C", package, *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = ask("status", "--porcelain", "--", package)
+        changed = ask("status", "--porcelain", "--", *packages)
         return ask("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

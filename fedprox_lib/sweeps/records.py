@@ -45,11 +45,6 @@ class StoreUnwritable(OSError):
     """The results folder cannot be written; nothing was recorded."""
 
 
-def exists(folder: Path) -> bool:
-    """Whether anything stands under that name, whole or not."""
-    return folder.exists()
-
-
 def write(folder: Path, record: Record) -> None:
     """Write a record under a name that is free. If somebody else finished it first, theirs stays."""
     partial = folder.parent.parent / ".partial" / f"{folder.name}.{os.getpid()}"

@@ -14,6 +14,7 @@ from fedprox_lib.data import Examples, Images
 from fedprox_lib.models import Model
 from fedprox_lib.partition import IID, Dirichlet, LabelShards, Partition, PowerLaw
 from fedprox_lib.plan import Planner, UniformPlanner
+from fedprox_lib.require import require_one_of
 
 Parts = tuple[Images, Images, str]
 """Training images, test images, and the checksum of what they were made from."""
@@ -37,8 +38,10 @@ class DataSet(NamedTuple):
 
 ALGORITHMS: dict[str, type[Algorithm]] = {}
 PARTITIONS: dict[str, Any] = {}
-MODELS: dict[str, Callable[[int], Model]] = {}
-"""Name -> function of the number of features."""
+MODELS: dict[str, Callable[..., Model]] = {}
+"""Name -> function of the number of features; of nothing for ``IMAGE_MODELS``."""
+IMAGE_MODELS: set[str] = set()
+"""Those for images of 28 x 28 pixels only."""
 DATASETS: dict[str, DataSet] = {}
 SAMPLINGS: dict[str, Callable[[Any, Partition, dict], Planner]] = {}
 """Name -> function of an experiment, a partition and a dictionary of orders already drawn."""
@@ -53,6 +56,7 @@ def register(
     algorithms: Sequence[type[Algorithm]] = (),
     partitions: Sequence[type] = (),
     models: Mapping[str, Callable[[int], Model]] | None = None,
+    image_models: Mapping[str, Callable[[], Model]] | None = None,
     datasets: Mapping[str, DataSet] | None = None,
     samplings: Mapping[str, Callable[[Any, Partition, dict], Planner]] | None = None,
 ) -> None:
@@ -63,21 +67,17 @@ def register(
         algorithms: dataclasses that are algorithms.
         partitions: dataclasses with ``num_clients`` and ``split``.
         models: functions of the number of features.
+        image_models: functions of nothing; for images of 28 x 28 pixels.
         datasets: data sets.
         samplings: functions that make the planner of an experiment.
     """
     SOURCES.append(source)
     ALGORITHMS.update({cls.__name__: cls for cls in algorithms})
     PARTITIONS.update({cls.__name__: cls for cls in partitions})
-    MODELS.update(models or {})
+    MODELS.update({**(models or {}), **(image_models or {})})
+    IMAGE_MODELS.update(image_models or {})
     DATASETS.update(datasets or {})
     SAMPLINGS.update(samplings or {})
-
-
-def require_known(what: str, name: Any, known: Mapping[str, Any]) -> None:
-    """Raise unless a name is registered."""
-    if name not in known:
-        raise ValueError(f"{what} must be one of {', '.join(known)}, got {name!r}.")
 
 
 def model_named(name: str, num_features: int = 784) -> Model:
@@ -87,22 +87,12 @@ def model_named(name: str, num_features: int = 784) -> Model:
         >>> model_named("cnn").num_parameters
         1663370
     """
-    require_known("model", name, MODELS)
-    return MODELS[name](num_features)
-
-
-def for_images(model: Callable[[], Model]) -> Callable[[int], Model]:
-    """A model of images of 28 x 28 pixels as a function of the number of features, which must be 784."""
-
-    def of(num_features: int) -> Model:
-        made = model()
-        if num_features != 784:
-            raise ValueError(
-                f"model {made.name!r} needs images of 28 x 28 = 784 pixels, got rows of {num_features} features."
-            )
-        return made
-
-    return of
+    require_one_of("model", name, MODELS)
+    if name not in IMAGE_MODELS:
+        return MODELS[name](num_features)
+    if num_features != 784:
+        raise ValueError(f"model {name!r} needs images of 28 x 28 = 784 pixels, got rows of {num_features} features.")
+    return MODELS[name]()
 
 
 def _uniform(e: Any, partition: Partition, drawn: dict) -> Planner:
@@ -113,6 +103,7 @@ register(
     __name__,
     algorithms=[FedAvg, FedProx, Scaffold, FedAvgM, FedAdam],
     partitions=[IID, LabelShards, PowerLaw, Dirichlet],
-    models={"logistic": models.logistic, "cnn": for_images(models.cnn)},
+    models={"logistic": models.logistic},
+    image_models={"cnn": models.cnn},
     samplings={"uniform": _uniform},
 )

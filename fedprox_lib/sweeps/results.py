@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from fedprox_lib import engine
-from fedprox_lib.sweeps import parallel, records, training
+from fedprox_lib.sweeps import parallel, records
 from fedprox_lib.sweeps.experiment import Experiment
 from fedprox_lib.sweeps.provenance import provenance
 from fedprox_lib.sweeps.records import Record
@@ -70,7 +70,7 @@ def run(
     """
     wanted = {experiment.id: experiment for experiment in experiments}
     store = store_at(store)
-    have = {name: load_record(e, store) for name, e in wanted.items() if records.exists(store.run_folder(name))}
+    have = {name: load_record(e, store) for name, e in wanted.items() if store.run_folder(name).exists()}
     lacking = [e for name, e in wanted.items() if name not in have]
     if lacking and not store.may_train:
         raise RecordMissing(
@@ -94,7 +94,7 @@ def run(
 
 def available(experiments: Sequence[Experiment], store: Store) -> list[Experiment]:
     """Those that :func:`run` can give: all if the store may train, else the recorded ones."""
-    return [e for e in experiments if store.may_train or records.exists(store.run_folder(e.id))]
+    return [e for e in experiments if store.may_train or store.run_folder(e.id).exists()]
 
 
 def load_record(experiment: Experiment, store: Store) -> Record:
@@ -112,23 +112,14 @@ def table(name: str, store: Store, settings: dict[str, Any], make: Callable[[], 
         make: computes it.
     """
     folder = store.table_folder(name)
-    if not records.exists(folder):
+    if not folder.exists():
         if not store.may_train:
             raise RecordMissing(f"table {name!r} is not in {store.folder}, and it does not compute. {store.advice}")
         store.require_writable()
-        with training.use_threads(1):
+        with engine.use_threads(1):
             made = make()
         records.write(folder, Record(settings, made, {"status": "complete"}, provenance(threads=1)))
     return records.read(folder, settings).table
-
-
-def origins(experiments: Sequence[Experiment], store: Store) -> pd.DataFrame:
-    """One row per run: where its record comes from and what it cost."""
-    rows = []
-    for e in experiments:
-        record = load_record(e, store)
-        rows.append({"record": e.id, "arm": e.label, "outcome": record.outcome["status"], **record.provenance})
-    return pd.DataFrame(rows)
 
 
 def _tidy(e: Experiment, record: Record) -> pd.DataFrame:

@@ -126,26 +126,3 @@ def rounds_to(table: pd.DataFrame, target: float, metric: str = "test_accuracy")
             rounds = at[0] if i == 0 else float(np.interp(target, best[i - 1 : i + 1], at[i - 1 : i + 1]))
         rows.append({"record": record, **{name: run[name].iloc[0] for name in keep}, "rounds": rounds, "ran": at[-1]})
     return pd.DataFrame(rows)
-
-
-def rounds_text(rounds: pd.DataFrame) -> str:
-    """Rounds of the replicates of one arm in words: their median and range, or how many never got there.
-
-    Example:
-        >>> rounds_text(pd.DataFrame({"rounds": [31.0, 34.2, 36.0], "ran": 40}))
-        '34 (31 to 36)'
-        >>> rounds_text(pd.DataFrame({"rounds": [31.0, float("nan"), float("nan")], "ran": 40}))
-        'more than 40 (1 of 3 got there)'
-    """
-    got, n = rounds["rounds"].dropna(), len(rounds)
-    if len(got) == 0:
-        return f"not in {rounds['ran'].min():.0f}"
-    # The median of censored values is known as long as fewer than half are censored.
-    middle = rounds["rounds"].fillna(np.inf).sort_values().iloc[(n - 1) // 2 : n // 2 + 1].mean()
-    if not np.isfinite(middle):
-        return f"more than {rounds['ran'].min():.0f} ({len(got)} of {n} got there)"
-    if n == 1:
-        return f"{middle:.0f}"
-    low, high = got.min(), got.max()
-    spread = f"{low:.0f} to {high:.0f}" if len(got) == n else f"{low:.0f} or more, {len(got)} of {n} got there"
-    return f"{middle:.0f} ({spread})"

@@ -4,15 +4,11 @@
 checkpoints, ``<store>/.partial/<id>.safetensors``. Layer: sweeps (where simulation meets files).
 """
 
-import contextlib
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from fedprox_lib import engine
 from fedprox_lib.simulation import State
@@ -62,7 +58,7 @@ def train_wave(
     pause = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
     saved = time.monotonic()
     try:
-        with use_threads(threads):
+        with engine.use_threads(threads):
             for progress in wave.rounds():
                 wave.note(progress)
                 go_on = on_round(progress.experiment, progress.state)
@@ -96,7 +92,7 @@ class _Wave:
         device = self.how["device"]
         federations = federations_of(self.experiments, device)
         self.data_sha256 = {e.id: f.data_sha256 for e, f in zip(self.experiments, federations, strict=True)}
-        states = [run.placed(device) for run in self.unfinished.values()]
+        states = [run.state and run.state.to(device) for run in self.unfinished.values()]
         backend = engine.BACKENDS[self.how["backend"]]
         return together(self.experiments, backend=backend, device=device, federations=federations, states=states)
 
@@ -129,27 +125,3 @@ class _Wave:
         for run in self.unfinished.values():
             if run.state is not None:
                 save_checkpoint(run, self.share)
-
-
-def default_device() -> str:
-    """A CUDA GPU if there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@contextlib.contextmanager
-def use_threads(threads: int = 1) -> Iterator[None]:
-    """Compute on so many threads. One is the rule: sums then have one order, and another core does another run.
-
-    On Linux freed memory is also kept for reuse, or the kernel zeroes fresh pages at every local step of the CNN.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-            libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

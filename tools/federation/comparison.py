@@ -1,17 +1,8 @@
-"""Deploys the book's federation on this machine and compares it, round by round, with one process.
-
-    python -m tools.federation [--nodes 4] [--set "algorithm='Scaffold' rounds=5" ...] [--keep]
-
-:class:`tools.deployment.Deployment` starts a SuperLink and SuperNodes; the app in it is the repository's own;
-:func:`compare` holds every round's weights against :func:`fedprox_lib.sweeps.lockstep.follow`. Nothing is left behind,
-unless ``--keep`` asks for the logs. ``--record`` writes the tables that the book shows.
-"""
+"""What a deployment did, held round by round against one process, and the tables that the book shows of it."""
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 import tomllib
 from importlib.metadata import version
 from typing import Any
@@ -19,12 +10,13 @@ from typing import Any
 import pandas as pd
 
 from fedprox_book import profile
-from fedprox_lib.sweeps import checkpoint, lockstep, results, training
+from fedprox_lib import engine
+from fedprox_lib.sweeps import checkpoint, lockstep, results
 from fedprox_lib.sweeps.experiment import from_settings
 from fedprox_lib.sweeps.federations import PreparedFederation
 from fedprox_lib.sweeps.provenance import provenance
-from tools.deployment import Deployment, Run, app_settings
-from tools.processes import DeploymentFailed
+from tools.federation.deployment import Run, app_settings
+from tools.federation.processes import DeploymentFailed
 
 TOLERANCE = 1e-6
 """So far may a weight be from that of one process. On one machine, they have been the same to the last bit."""
@@ -33,7 +25,7 @@ TOLERANCE = 1e-6
 def compare(run: Run, federation: PreparedFederation | None = None) -> pd.DataFrame:
     """A row a round: what the deployment did, and how far its weights are from those of one process."""
     rows = []
-    with training.use_threads(1):
+    with engine.use_threads(1):
         for state, _ in lockstep.follow(run.experiment, federation=federation):
             if state.round:
                 there = checkpoint.load_checkpoint(run.path(state.round))
@@ -76,40 +68,3 @@ def settings_of(text: str) -> dict[str, Any]:
         raise ValueError(f"no setting of the app: {', '.join(unknown)}. They are {', '.join(app_settings())}.")
     from_settings(app_settings() | settings)
     return settings
-
-
-def main() -> None:
-    """Run the book's app on a SuperLink and SuperNodes of this machine, and compare it with one process."""
-    parser = argparse.ArgumentParser(prog="python -m tools.federation", description=main.__doc__)
-    parser.add_argument("--nodes", type=int, default=4, help="SuperNodes; default: %(default)s")
-    parser.add_argument("--set", action="append", default=[], metavar="SETTINGS", help="a run: \"algorithm='FedAvg'\"")
-    parser.add_argument("--keep", action="store_true", help="leave the logs where they are")
-    parser.add_argument("--record", action="store_true", help="run what the book shows, and write its tables")
-    chosen = parser.parse_args()
-    try:
-        wanted = RECORDED if chosen.record else [settings_of(text) for text in chosen.set or ["rounds=3"]]
-        if chosen.record:
-            require_recordable("flower-deployment", "flower-startup")
-        tables = []
-        with Deployment(chosen.nodes, keep=chosen.keep) as deployment:
-            for settings in wanted:
-                run = deployment.run(settings)
-                e, table = run.experiment, compare(run)
-                about = {"algorithm": type(e.algorithm).__name__, "model": e.model, "nodes": chosen.nodes}
-                tables.append(pd.concat([pd.DataFrame([about] * len(table)), table], axis=1))
-                print(table.to_string(index=False), flush=True)
-        every = pd.concat(tables, ignore_index=True)
-        if chosen.record:
-            about = {"nodes": chosen.nodes, "app": app_settings(), "runs": RECORDED}
-            record("flower-deployment", about, every)
-            record("flower-startup", about, pd.DataFrame(deployment.phases))
-        if not every["max_difference"].max() <= TOLERANCE:
-            sys.exit(f"The weights are further from those of one process than {TOLERANCE:g}.")
-    except (DeploymentFailed, ValueError) as error:
-        sys.exit(f"{error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
-
-
-if __name__ == "__main__":
-    main()

@@ -26,10 +26,10 @@ from typing import Any
 
 from fedprox_lib.sweeps import checkpoint
 from fedprox_lib.sweeps.experiment import Experiment, from_settings
-from tools import federation_keys
-from tools.processes import HOST, DeploymentFailed, Processes, until, why
+from tools.federation.keys import write_certificates, write_node_key
+from tools.federation.processes import HOST, DeploymentFailed, Processes, until, why
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Deployment(Processes):
         with self._timed("keys and certificates"):
             for name in ("tmp", "keys"):
                 (self.folder / name).mkdir(mode=0o700)
-            federation_keys.write_certificates(self.folder / "keys")
+            write_certificates(self.folder / "keys")
             for name in ("superlink", *(f"node-{i}" for i in range(self.num_nodes))):
                 self.make_home(name)
         with self._timed("SuperLink"):
@@ -180,7 +180,7 @@ class Deployment(Processes):
         """The private key of that name; the public one lies beside it."""
         key = self.folder / "keys" / name
         if not key.exists():
-            federation_keys.write_node_key(key)
+            write_node_key(key)
         return key
 
     def start_node(self, name: str, partition_id: int, ca: Path | None = None) -> subprocess.Popen:
