@@ -22,7 +22,7 @@ import torch
 from benchmarks import machine
 from benchmarks.environments import HERE
 from benchmarks.task import WORKLOADS
-from fedprox_book import profile
+from fedprox_book import chapters, profile
 from fedprox_book.paper import AsGenerated
 from fedprox_lib import engine, models, simulation
 from fedprox_lib.algorithms import FedAvg, FedProx
@@ -161,7 +161,7 @@ def through_the_front_door(sweep: list[Experiment], workers: int) -> dict:
         begin = time.perf_counter()
         results.run(sweep, own, workers=workers)
         seconds = time.perf_counter() - begin
-        measuring = results.origins(sweep, own)["seconds_measuring"].sum()
+        measuring = chapters.origins(sweep, own)["seconds_measuring"].sum()
     return {
         "runs": len(sweep), "workers": workers, **point(steps, [seconds]),
         "core_seconds_measuring": round(float(measuring), 2),

@@ -35,7 +35,7 @@ from fedprox_lib.partition import LabelShards, Partition, PowerLaw
 from fedprox_lib.plan import LocalWork, Planner, UniformPlanner
 from fedprox_lib.rng import stream
 from fedprox_lib.simulation import Backend, State
-from fedprox_lib.sweeps import datasets, lockstep, records, registry, results, statistics
+from fedprox_lib.sweeps import datasets, lockstep, registry, results, statistics
 from fedprox_lib.sweeps.datasets import DataMissing
 from fedprox_lib.sweeps.experiment import Evaluation, Experiment, grid
 from fedprox_lib.sweeps.federations import PreparedFederation, federation_of, federations_of
@@ -467,7 +467,7 @@ _LIST = (
         True, "fixed in the FedProx baseline by 8872ec3146 (July 2023, pull request 1918); baselines/flwr_baselines/"
         f"flwr_baselines/publications/fedavg_mnist/dataset.py still has it at {NOW}",
         ("tests/test_partition.py::test_label_shards_as_the_blog_tells",
-         "tests/test_audit.py::test_our_shards_hold_every_row_and_every_digit"),
+         "tests/book/test_audit.py::test_our_shards_hold_every_row_and_every_digit"),
         True,
         (Measurement("two-digits", sweeps.base, _two_digits, lambda b: {"data": b.data}),
          Measurement("two-digits-cnn", _two_digits_cnn_base, _two_digits_cnn, apart=True)),
@@ -524,14 +524,14 @@ _LIST = (
         "Whenever a client object is made it draws a whole schedule, unseeded, and reads one entry of it.",
         True, "in the port to Flower Apps (be663c70e7, February 2025)",
         ("tests/test_plan.py::test_the_straggler_fraction_changes_nothing_but_who_straggles",
-         "tests/test_audit.py::test_our_arms_meet_the_same_stragglers"),
+         "tests/book/test_audit.py::test_our_arms_meet_the_same_stragglers"),
         True, (Measurement("redrawn", power_law, _redrawn),),
     ),
     Defect(
         "leak", "Test images in the clients' hands", f"{_NEW}/dataset.py::prepare_test_loader", NOW,
         "FEMNIST's test set is a tenth of the split that the clients are given in full.",
         True, "from aea46f6d3d (June 2025) on, for FEMNIST only; MNIST has its own test set",
-        ("tests/test_audit.py::test_no_client_holds_a_row_that_we_test_on",),
+        ("tests/book/test_audit.py::test_no_client_holds_a_row_that_we_test_on",),
         True, (Measurement("leak", _leak_base, _leak),),
     ),
     Defect(
@@ -544,7 +544,7 @@ _LIST = (
          "tests/test_algorithms.py::test_one_client_matches_torch_sgd_on_the_penalised_loss"),
         False, (Measurement("snippet", power_law, _snippet, lambda _: SNIPPET),),
     ),
-)  # fmt: skip  # one paragraph per slip
+)  # one paragraph per slip  # fmt: skip
 
 DEFECTS = {defect.key: defect for defect in _LIST}
 """The slips by key, the blog's own first."""

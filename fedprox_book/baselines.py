@@ -51,11 +51,16 @@ class UnsquaredProx(FedProx):
         return tree.map(pulled, g, w, w_t)
 
 
-# Kept from the formatter: the chapter prints this function, and its parameters are easier to read in two lines.
 def train_with_anchor(
-    model: Model, w: Params, batches: Iterable[Examples], anchor: Iterable[Tensor], *, lr: float, mu: float,
+    model: Model,
+    w: Params,
+    batches: Iterable[Examples],
+    anchor: Iterable[Tensor],
+    *,
+    lr: float,
+    mu: float,
     squared: bool = False,
-) -> Params:  # fmt: skip
+) -> Params:
     """Local SGD as one writes it from the documentation of Flower's strategy: norms of differences from an anchor.
 
     Args:

@@ -2,8 +2,8 @@
 
     python -m tools.scoreboard
 
-The part up to the second heading is what the front page shows. tests/test_claims.py makes the text again and compares,
-so no printed verdict outlives the records it follows from.
+The part up to the second heading is what the front page shows. tests/book/test_claims.py makes the text again and
+compares, so no printed verdict outlives the records it follows from.
 """
 
 from __future__ import annotations

@@ -37,12 +37,14 @@ def final_difference(
     Args:
         runs: of one data set.
         metric: a measured column.
-        arm: its label, and the parts are shares of stragglers; or several, and the parts are arms.
+        arm: its label, and the parts are shares of stragglers; or several, and the parts are arms, at one share.
         baseline: its label; of several the one that is lowest on average. None: the arm itself, otherwise sampled.
         stragglers: their shares.
         sampling: how the clients of arm and baseline are drawn, where the runs differ in that.
         until: the last round that counts; by default that of the run.
     """
+    if not isinstance(arm, str) and len(stragglers) != 1:
+        raise ValueError(f"several arms are compared at one share of stragglers, got {stragglers}.")
     ours, theirs, found = runs, runs, {}
     if sampling is not None:
         ours, theirs = (runs[runs["sampling"].fillna("uniform") == how] for how in sampling)

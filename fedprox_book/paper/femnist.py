@@ -50,7 +50,7 @@ def letters_a_to_j() -> Parts:
 
 @dataclass(frozen=True)
 class LogNormalSizes:
-    """Few labels per client, equally often, sizes from a log-normal law: the paper's FEMNIST (Li et al. 2020, App. C.1).
+    """Few labels per client, equally often, sizes log-normal: the paper's FEMNIST (Li et al. 2020, appendix C.1).
 
     Client k draws n_k = log-normal(4, 1) + 5 and gets n_k / ``labels_per_client`` rows of each of the labels k, k+1,
     ... (mod classes), rounded down, but at least two. A label's rows are shuffled and handed out one after the other.

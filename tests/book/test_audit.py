@@ -20,7 +20,7 @@ from fedprox_lib.sweeps import datasets, lockstep, records
 from fedprox_lib.sweeps.experiment import Experiment
 from fedprox_lib.sweeps.federations import federation_of, federations_of
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MNIST_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 UNEQUAL = Partition(tuple(np.arange(start, stop) for start, stop in ((0, 10), (10, 21), (21, 60), (60, 61), (61, 90))))
 

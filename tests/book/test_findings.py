@@ -26,7 +26,7 @@ from fedprox_lib.partition import Partition
 from fedprox_lib.plan import UniformPlanner
 from fedprox_lib.sweeps import parallel, records, results, statistics
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAPER = profile.profile_named("paper")
 READ_ONLY = profile.profile_named("published")
 
