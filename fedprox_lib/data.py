@@ -1,4 +1,4 @@
-"""What clients hold, as tensors: the 5,000 digits that need no network, and LEAF files with clients of their own.
+"""What clients hold, as tensors: your own arrays and data sets, LEAF files, and 5,000 digits that need no network.
 
 Taught in "What federated data looks like". Layer: core (the border between files, NumPy and PyTorch).
 """
@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedprox_lib.extras import brought_by
-from fedprox_lib.partition import Partition
+from fedprox_lib.partition import Partition, partition_of
 
 DIGITS_SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
 """Of the pixels and labels of the 5,000 digits."""
@@ -29,7 +29,7 @@ Images = tuple[np.ndarray, np.ndarray]
 
 
 class Examples(NamedTuple):
-    """Rows and labels: x (n, ...) float32, images (n, 1, 28, 28) or features (n, d); y (n,) int64, from 0 on."""
+    """Rows and labels: x (n, ...) float32 or float64, images (n, 1, 28, 28) or features (n, d); y (n,) int64, >= 0."""
 
     x: Tensor
     y: Tensor
@@ -92,17 +92,107 @@ def digit_images() -> tuple[Images, Images]:
     return (x[train], y[train]), (x[test], y[test])
 
 
+# --- your own rows ----------------------------------------------------------------------------------------------------
+
+
+def from_arrays(x: Any, y: Any, clients: Any) -> tuple[Examples, Partition]:
+    """Your own rows, and which client holds which: NumPy arrays, tensors or lists, which are copied.
+
+    x becomes float32 unless it is float64, and keeps its scale: divide pixels in 0..255 yourself.
+
+    Args:
+        x: (n, ...) finite numbers, rows of any one shape: features (n, d), images (n, 1, h, w) or (n, 3, h, w).
+        y: (n,) whole numbers >= 0.
+        clients: (n,) the id of the client that holds each row, names or numbers or anything that can be sorted.
+
+    Returns:
+        (rows, partition): the rows in the order given; client k of the partition is ``np.unique(clients)[k]``.
+
+    Raises:
+        ValueError: if the three do not fit together, or hold what cannot be trained on; the message says what.
+
+    Example:
+        >>> rows, partition = from_arrays(np.eye(3), [0, 1, 0], ["Bo", "Al", "Bo"])
+        >>> [held.tolist() for held in partition.rows]
+        [[1], [0, 2]]
+    """
+    rows, ids = _checked("from_arrays", x, y), np.asarray(clients)
+    if ids.shape != (len(rows.y),) or (ids != ids).any():
+        raise ValueError(
+            f"from_arrays: clients must be one id per row, {len(rows.y)} in all and none of them NaN, got shape "
+            f"{ids.shape} with {int((ids != ids).sum())} NaN: say of every row which client holds it."
+        )
+    _, client, sizes = np.unique(ids, return_inverse=True, return_counts=True)
+    return rows, partition_of(np.split(np.argsort(client, kind="stable"), np.cumsum(sizes)[:-1]))
+
+
+def from_pairs(pairs: Iterable[tuple[Any, Any]]) -> tuple[Examples, Partition]:
+    """The same from one (x, y) per client, each as in :func:`from_arrays`; rows stand one client after another.
+
+    Raises:
+        ValueError: likewise, or if a client has no rows.
+    """
+    held = [_checked(f"client {k}", x, y) for k, (x, y) in enumerate(pairs)]
+    shapes = [tuple(client.x.shape[1:]) for client in held]
+    if len(set(shapes)) != 1:
+        seen = ", ".join(f"{shape} at client {shapes.index(shape)}" for shape in dict.fromkeys(shapes)) or "no client"
+        raise ValueError(f"from_pairs: every client, at least one, needs rows of one shape, got {seen}: pad or crop.")
+    ends = np.cumsum([len(client.y) for client in held])
+    rows = Examples(torch.cat([client.x for client in held]), torch.cat([client.y for client in held]))
+    return rows, partition_of(np.split(np.arange(ends[-1]), ends[:-1]))
+
+
+def from_dataset(dataset: Any) -> Examples:
+    """The rows of a data set in torchvision's manner, for a partition of this library or as test rows.
+
+    Args:
+        dataset: has a length, and ``dataset[i]`` is (tensor or array, whole number). Every item is fetched once, so a
+            transform that draws at random has drawn for good.
+
+    Raises:
+        ValueError: as in :func:`from_arrays`.
+    """
+    items = [dataset[i] for i in range(len(dataset))]
+    return _checked("from_dataset", [np.asarray(image) for image, _ in items], [label for _, label in items])
+
+
+def _checked(source: str, x: Any, y: Any) -> Examples:
+    """Rows and labels in memory of their own; messages begin with the source."""
+    try:
+        x, y = (t.detach().clone() if isinstance(t, Tensor) else torch.from_numpy(np.array(t)) for t in (x, y))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{source}: x must be rows of numbers, all of one shape, and y whole numbers, got other things ({error}): "
+            "pad or crop the rows, and number the classes from 0."
+        ) from error
+    if x.dim() < 2 or y.shape != x.shape[:1] or not len(y):
+        raise ValueError(
+            f"{source}: x must have shape (n, ...) and y (n,), with one n >= 1, got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}: give every row its features and one label, and leave out clients without rows."
+        )
+    x, labels = x if x.dtype == torch.float64 else x.float(), y.long()
+    whole = (labels.double() == y.double()) & (labels >= 0)
+    for rule, mend, given, good in (
+        ("x must be finite", "fill the gaps or leave such rows out", x, x.isfinite()),
+        ("y must be whole numbers >= 0", "number the classes from 0", y, whole),
+    ):
+        if not good.all():
+            row, value = int((~good).nonzero()[0, 0]), given[~good][0].item()
+            raise ValueError(f"{source}: {rule}, but row {row} has {value}: {mend}.")
+    return Examples(x, labels)
+
+
 # --- clients that come with their data --------------------------------------------------------------------------------
 
 
 class Client(NamedTuple):
-    """What one client holds, d features a row.
+    """What one client holds.
 
     Attributes:
         id: its name, such as ``"f_00000"``.
-        x: (n, d) float64, training rows.
+        x: (n, d) or, for images, (n, ...) float64, training rows.
         y: (n,) int64, their labels, 0-based.
-        test_x: (m, d) float64.
+        test_x: (m, d) or (m, ...) float64.
         test_y: (m,) int64.
     """
 
@@ -121,8 +211,8 @@ def federate(clients: Sequence[Client]) -> tuple[Examples, Examples, Partition]:
     """Clients that come with their data, as the library sees them: rows, and who holds which.
 
     Returns:
-        (training rows, test rows, partition): all clients' rows one client after another, x (n, d) float32 and y (n,)
-        int64; ``partition.rows[k]`` numbers the training rows of client k.
+        (training rows, test rows, partition): all clients' rows one client after another, x (n, ...) float32 and y
+        (n,) int64; ``partition.rows[k]`` numbers the training rows of client k.
     """
 
     def examples(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> Examples:
@@ -136,8 +226,8 @@ def federate(clients: Sequence[Client]) -> tuple[Examples, Examples, Partition]:
     )
 
 
-def read_leaf(train: Path, test: Path) -> tuple[Client, ...]:
-    """Read two LEAF files (.json or .json.gz) whose features are numbers.
+def read_leaf(train: str | Path, test: str | Path) -> tuple[Client, ...]:
+    """Read two LEAF files (.json or .json.gz) whose features are numbers; rows keep their shape, (d,) or an image's.
 
     Returns:
         The clients of the training file, sorted by id as the authors' reader sorts them, whatever the order of
@@ -148,25 +238,25 @@ def read_leaf(train: Path, test: Path) -> tuple[Client, ...]:
         LeafMalformed: if a file is not LEAF data, if the two do not belong together, or if a client has nothing to
             train on.
     """
-    training, testing = _read(train), _read(test)
+    training, testing = _read(Path(train)), _read(Path(test))
     if missing := sorted(training.keys() - testing.keys()):
         raise LeafMalformed(
             f"{test} must hold every client of {train}, but lacks {missing[0]!r} ({len(missing)} in all): "
             "give the two files of one data set."
         )
     clients = [Client(name, *training[name], *testing[name]) for name in sorted(training)]
-    num_features = clients[0].x.shape[1]
+    shape = clients[0].x.shape[1:]
     for client in clients:
         if not len(client.y):
             raise LeafMalformed(f"{train}: every client needs training rows, but {client.id!r} has none: leave it out.")
         for path, x in ((train, client.x), (test, client.test_x)):
-            if len(x) and x.shape[1] != num_features:
+            if len(x) and x.shape[1:] != shape:
                 raise LeafMalformed(
-                    f"{path}: all rows must have as many features as those of {clients[0].id!r}, {num_features}, but "
-                    f"those of {client.id!r} have {x.shape[1]}: give the two files of one data set."
+                    f"{path}: all rows must have as many features as those of {clients[0].id!r}, {list(shape)}, but "
+                    f"those of {client.id!r} have {list(x.shape[1:])}: give the two files of one data set."
                 )
-    # A client without test rows leaves no trace of the number of features in its file.
-    return tuple(client._replace(test_x=client.test_x.reshape(-1, num_features)) for client in clients)
+    # A client without test rows leaves no trace of the shape of a row in its file.
+    return tuple(client._replace(test_x=client.test_x.reshape(-1, *shape)) for client in clients)
 
 
 def _read(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -197,7 +287,7 @@ def _read(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def _rows(path: Path, name: str, held: Any, count: Any) -> tuple[np.ndarray, np.ndarray]:
     try:
         x, y = np.array(held["x"], dtype=np.float64), np.array(held["y"], dtype=np.float64)
-        x = x.reshape(len(x), -1) if len(x) else np.empty((0, 0))
+        x = x.reshape(len(x), 1) if x.ndim < 2 else x
         num_labels = len(y)
     except (KeyError, TypeError, ValueError) as error:
         raise LeafMalformed(

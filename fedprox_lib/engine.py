@@ -17,6 +17,7 @@ algorithm to it. Taught in "Fast enough to sweep". Layer: core (PyTorch).
 import contextlib
 import ctypes
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from fedprox_lib.algorithms import Algorithm
 from fedprox_lib.data import Examples
 from fedprox_lib.models import Model
 from fedprox_lib.partition import Partition
+from fedprox_lib.plan import ClientWork
 from fedprox_lib.simulation import Job
 from fedprox_lib.tree import Params
 
@@ -56,7 +58,17 @@ Group = list[int]
 
 
 def batched(model: Model, train: Examples, jobs: Sequence[Job]) -> list[Params]:
-    """Do the jobs, many at a time: the same as :func:`fedprox_lib.simulation.sequential` up to rounding."""
+    """Do the jobs, many at a time: the same as :func:`fedprox_lib.simulation.sequential` up to rounding.
+
+    What cannot be stacked is trained one client at a time, with a warning that names it: a local rule that is not entry
+    by entry, and a model with a loss of its own.
+    """
+    if any(reason := [why_not_stacked(model, job.algorithm) for job in jobs]):
+        alone = iter(simulation.sequential(model, train, [j for j, why in zip(jobs, reason, strict=True) if why]))
+        rest = iter(batched(model, train, [j for j, why in zip(jobs, reason, strict=True) if not why]))
+        for why in dict.fromkeys(filter(None, reason)):
+            warnings.warn(f"trained one client at a time: {why}.", stacklevel=2)
+        return [next(alone) if why else next(rest) for why in reason]
     if not jobs:
         return []
     most = jobs_at_once(sum(w.numel() * w.element_size() for w in jobs[0].start.values()), train.y.device.type)
@@ -78,6 +90,16 @@ BACKENDS = {"sequential": simulation.sequential, "batched": batched}
 DEFAULT = "batched"
 
 
+def why_not_stacked(model: Model, algorithm: Algorithm) -> str:
+    """Why a model or an algorithm's local rule cannot be trained on stacked tensors; "" if it can."""
+    home = next(cls for cls in type(algorithm).__mro__ if "local_gradient" in vars(cls))
+    if not vars(home).get("entrywise", False):
+        return f"the local rule of {home.__name__} does not say that it is entry by entry (entrywise = True)"
+    if model.own_loss or type(model).loss is not Model.loss or type(model).gradient is not Model.gradient:
+        return f"model {model.name!r} has a loss of its own"
+    return ""
+
+
 def jobs_at_once(parameter_bytes: int, device: str) -> int:
     """How many clients' models of that size train side by side in one stack."""
     return max(1, STACK_BYTES[device.partition(":")[0]] // parameter_bytes)
@@ -85,12 +107,18 @@ def jobs_at_once(parameter_bytes: int, device: str) -> int:
 
 def stacks(jobs: Sequence[Job], most: int) -> Iterator[list[Group]]:
     """Cut jobs into stacks of at most ``most`` slots, longest work first."""
-    by_order: dict[tuple[int, int], Group] = {}
+    found: dict[int, list[Group]] = {}
     for i, job in enumerate(jobs):
         if job.work.num_steps:
-            # The very same array or the beginning of it: planners that share their draws hand out one.
-            by_order.setdefault((job.work.order.ctypes.data, int(job.work.batch_sizes[0])), []).append(i)
-    groups = [part.tolist() for group in by_order.values() for part in np.array_split(group, -(-len(group) // most))]
+            # Planners that share their draws hand out one array: where it lies says where to look, its content decides.
+            there = found.setdefault(job.work.order.ctypes.data, [])
+            group = next((group for group in there if _share_batches(jobs[group[0]].work, job.work)), None)
+            if group is None:
+                there.append([i])
+            else:
+                group.append(i)
+    every = [group for there in found.values() for group in there]
+    groups = [part.tolist() for group in every for part in np.array_split(group, -(-len(group) // most))]
     groups.sort(key=lambda group: -max(jobs[i].work.num_steps for i in group))
     stack: list[Group] = []
     for group in groups:
@@ -100,6 +128,14 @@ def stacks(jobs: Sequence[Job], most: int) -> Iterator[list[Group]]:
         stack.append(group)
     if stack:
         yield stack
+
+
+def _share_batches(a: ClientWork, b: ClientWork) -> bool:
+    """Whether the one's mini-batches are the beginning of the other's."""
+    steps, rows = min(a.num_steps, b.num_steps), min(len(a.order), len(b.order))
+    return np.array_equal(a.batch_sizes[:steps], b.batch_sizes[:steps]) and np.array_equal(
+        a.order[:rows], b.order[:rows]
+    )
 
 
 def restack_at(stack: list[Group], jobs: Sequence[Job]) -> int:

@@ -1,19 +1,22 @@
 """The models, as pairs of pure functions: ``init(seed) -> parameters`` and ``logits(parameters, x) -> scores``.
 
-==================  ============================================================================  ==========
-:func:`logistic`    multinomial logistic regression, 784 -> 10 (Li et al. 2020, section 5.1)           7,850
-:func:`cnn`         McMahan et al. 2017: 5x5 convolutions with "same" padding, 28-28-14-14-7       1,663,370
-==================  ============================================================================  ==========
+====================  ============================================================================  ==========
+:func:`logistic`      multinomial logistic regression, 784 -> 10 (Li et al. 2020, section 5.1)           7,850
+:func:`cnn`           McMahan et al. 2017: 5x5 convolutions with "same" padding, 28-28-14-14-7       1,663,370
+:func:`from_module`   any ``torch.nn.Module`` of your own, with a loss of your own or cross-entropy
+====================  ============================================================================  ==========
 
 Taught in "The model and one client". Layer: core (PyTorch).
 """
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedprox_lib.rng import stream
 from fedprox_lib.tree import Params
@@ -25,14 +28,19 @@ class Model(NamedTuple):
     Attributes:
         name: for records and error messages.
         shapes: parameter names and shapes, weights before biases: ``(out, in)`` or ``(out, in, 5, 5)``.
-        logits: ``logits(params, x)`` with x (b, 1, 28, 28) gives (b, 10) scores, before softmax.
+        logits: ``logits(params, x)`` with x (b, 1, 28, 28) gives (b, 10) scores, before softmax. A row's scores depend
+            on that row alone.
         is_linear: whether it is one dense layer, so that many models at once are a few matrix products.
+        own_init: ``own_init(seed)`` gives initial parameters in place of PyTorch's rule for dense layers.
+        own_loss: ``own_loss(scores, y)``, a mean over rows (0-d), is trained on in place of cross-entropy.
     """
 
     name: str
     shapes: dict[str, tuple[int, ...]]
     logits: Callable[[Params, Tensor], Tensor]
     is_linear: bool = False
+    own_init: Callable[[int], Params] | None = None
+    own_loss: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -40,7 +48,12 @@ class Model(NamedTuple):
         return sum(torch.Size(shape).numel() for shape in self.shapes.values())
 
     def init(self, seed: int, dtype: torch.dtype = torch.float32) -> Params:
-        """Initial parameters, uniform on +-1/sqrt(fan_in) (PyTorch's own rule), a function of the seed alone."""
+        """Initial parameters, a function of the seed alone: ``own_init``'s, or uniform on +-1/sqrt(fan_in).
+
+        The latter is PyTorch's own rule for dense layers and convolutions.
+        """
+        if self.own_init is not None:
+            return {name: p.to(dtype) for name, p in self.own_init(seed).items()}
         generator = torch.Generator().manual_seed(int(stream(seed, "init").integers(2**62)))
         params: Params = {}
         fan_in = 1
@@ -52,13 +65,14 @@ class Model(NamedTuple):
         return params
 
     def loss(self, params: Params, x: Tensor, y: Tensor) -> Tensor:
-        """F: mean cross-entropy (nats) over the given rows; x (b, 1, 28, 28), y (b,) int64."""
-        return F.cross_entropy(self.logits(params, x), y)
+        """F: mean cross-entropy (nats), or ``own_loss``, over the given rows; x (b, 1, 28, 28), y (b,) int64."""
+        return (self.own_loss or F.cross_entropy)(self.logits(params, x), y)
 
     def gradient(self, params: Params, x: Tensor, y: Tensor) -> Params:
         """Gradient of :meth:`loss` with respect to the parameters."""
         leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-        grads = torch.autograd.grad(self.loss(leaves, x, y), list(leaves.values()))
+        # A parameter that the loss does not reach has gradient 0.
+        grads = torch.autograd.grad(self.loss(leaves, x, y), list(leaves.values()), materialize_grads=True)
         return dict(zip(leaves, grads, strict=True))
 
     @torch.no_grad()
@@ -122,3 +136,102 @@ def cnn() -> Model:
         1663370
     """
     return Model("cnn", dict(CNN_SHAPES), _cnn)
+
+
+# --- your own module --------------------------------------------------------------------------------------------------
+
+
+def from_module(
+    module: nn.Module, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, name: str | None = None
+) -> Model:
+    """A model from any module that gives (b, classes) scores for b rows; the module itself is copied.
+
+    Parameters that require a gradient are trained, each under its name, and tied ones once. Frozen parameters and
+    buffers are constants.
+
+    ``init(seed)`` resets a copy, submodules first, by their own ``reset_parameters``: scales of a normalisation start
+    at 1, and a network whose layers draw in the order in which it names them starts as if PyTorch had been seeded
+    before it was made. Parameters that no ``reset_parameters`` sets, and what a constructor changed afterwards, are not
+    drawn: the former keep the values they came with, the latter start as the layer does. For another start, give the
+    module a ``reset_parameters`` of its own, or ``model._replace(own_init=...)``.
+
+    # differs from paper: scores that depend on the other rows of a batch (batch normalisation without running
+    # statistics) are allowed, trained one client at a time, and evaluated on batches of at most 100 or 1,000 rows.
+
+    Args:
+        module: in training or evaluation mode, which is kept.
+        loss: ``loss(scores, y)``, the mean over the rows, to train on; None: cross-entropy. What is measured remains
+            cross-entropy.
+        name: for records and messages; None: the class's.
+
+    Raises:
+        ValueError: if it has no parameters to train, if training changes its buffers, or if it drops out at random.
+
+    Example:
+        >>> model = from_module(nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.LayerNorm(32), nn.Linear(32, 10)))
+        >>> model.num_parameters, model.init(seed=0)["2.weight"].unique().tolist()
+        (25514, [1.0])
+    """
+    if not (isinstance(module, nn.Module) and any(p.requires_grad for p in module.parameters())):
+        raise ValueError(
+            f"from_module needs a torch.nn.Module with parameters that require a gradient, got {module!r}."
+        )
+    for path, part in module.named_modules():
+        if part.training:
+            _require_pure(path or "the module", part)
+    module = copy.deepcopy(module).cpu()
+    held = dict([*module.named_parameters(), *module.named_buffers()])
+    constants = {n: t.detach() for n, t in held.items() if not t.requires_grad}
+    shapes = {n: tuple(t.shape) for n, t in held.items() if t.requires_grad}
+    if loss is None and any(isinstance(m, _BATCH_NORM) and not m.track_running_stats for m in module.modules()):
+        loss = F.cross_entropy  # as an own loss: no batch may be filled up with rows of weight 0
+    scores, start = partial(_scores, module, constants), partial(_start, module)
+    return Model(name or type(module).__name__, shapes, scores, own_init=start, own_loss=loss)
+
+
+_BATCH_NORM, _ANY_NORM = nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._NormBase
+
+
+def _require_pure(path: str, part: nn.Module) -> None:
+    """Raise if a part in training mode would keep something between calls, or draw at random."""
+    if isinstance(part, _ANY_NORM) and part.track_running_stats:
+        raise ValueError(
+            f"{path} must keep nothing between batches, but {part!r} has running statistics, and averaging them over "
+            "clients is another algorithm: use nn.GroupNorm or track_running_stats=False, or freeze them by eval()."
+        )
+    # Attention and recurrent layers hold the probability itself.
+    p = part.p if isinstance(part, nn.modules.dropout._DropoutNd) else getattr(part, "dropout", 0)
+    if isinstance(part, nn.RReLU) or isinstance(p, int | float) and p > 0:
+        raise ValueError(
+            f"{path} must be a function of its input, but {part!r} draws from PyTorch's global generator, so that no "
+            "seed could repeat a run: set its probability to 0, leave it out, or switch it off by eval()."
+        )
+
+
+def _scores(module: nn.Module, constants: Params, params: Params, x: Tensor) -> Tensor:
+    """Scores of a module with other parameters; the constants follow these to their device and dtype."""
+    like = next(iter(params.values()))
+    held = {n: c.to(like.device, like.dtype if c.is_floating_point() else c.dtype) for n, c in constants.items()}
+    watched = {"its input": x, **held}
+    before = [t._version for t in watched.values()]
+    scores = torch.func.functional_call(module, params | held, (x,))
+    if changed := [n for (n, t), version in zip(watched.items(), before, strict=True) if t._version != version]:
+        raise ValueError(
+            f"{type(module).__name__} must be a function of its input, but changes {changed[0]} in place, which the "
+            "next client would see: let forward() work on a copy."
+        )
+    return scores
+
+
+def _start(module: nn.Module, seed: int) -> Params:
+    """Trained parameters of a copy that is reset under a seed; the global generator ends where it was."""
+    module = copy.deepcopy(module)
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(int(stream(seed, "init").integers(2**62)))
+        module.apply(_reset)
+    return {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
+
+
+def _reset(part: nn.Module) -> None:
+    # nn.MultiheadAttention and nn.Transformer have theirs under a private name.
+    getattr(part, "reset_parameters", getattr(part, "_reset_parameters", tuple))()

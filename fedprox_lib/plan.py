@@ -52,10 +52,10 @@ class ClientWork:
         client: its number, 0-based.
         straggler: whether it was left with less than full work (it may still have drawn all of it: the paper draws
             uniformly on 1..E).
-        num_examples: n_k, the rows it holds; its weight in the average, however much of them it visits. (A planner may
-            say otherwise.)
+        num_examples: n_k, the rows it holds, however much of them it visits.
         order: (sum of batch_sizes,) int64, rows in the order in which they are visited.
         batch_sizes: (num_steps,) int64, how ``order`` falls into mini-batches.
+        weight: in the server's average, > 0; None for n_k.
     """
 
     client: int
@@ -63,6 +63,7 @@ class ClientWork:
     num_examples: int
     order: np.ndarray
     batch_sizes: np.ndarray
+    weight: float | None = None
 
     @property
     def num_steps(self) -> int:

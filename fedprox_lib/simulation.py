@@ -153,10 +153,11 @@ class Reply(NamedTuple):
 
     Attributes:
         client: its number.
-        num_examples: its weight, n_k in rows (or what the planner says instead).
+        num_examples: n_k in rows.
         num_steps: tau_k, the local steps it did.
         delta: w_k - w_t.
         extra: what else its algorithm sends.
+        weight: of the client in the average, as the plan says; None for n_k.
     """
 
     client: int
@@ -164,24 +165,28 @@ class Reply(NamedTuple):
     num_steps: int
     delta: Params
     extra: Params
+    weight: float | None = None
 
 
 def reply_of(job: Job, w: Params) -> tuple[Reply, Params]:
     """The client's half of the end of a round: (what it sends, what it remembers)."""
     delta = tree.subtract(w, job.start)
     extra, memory = job.algorithm.reply(delta, job.work.num_steps, job.lr, job.server, job.memory, job.hyperparameters)
-    return Reply(job.work.client, job.work.num_examples, job.work.num_steps, delta, extra), memory
+    work = job.work
+    return Reply(work.client, work.num_examples, work.num_steps, delta, extra, work.weight), memory
 
 
 def aggregate(state: State, t: int, replies: Sequence[Reply], algorithm: Algorithm, num_clients: int) -> State:
     """The server's half: replies, sorted by client number, become the state after round t. None leave w_t unchanged."""
     if not replies:
         return state._replace(round=t)
+    weights = [reply.num_examples if reply.weight is None else reply.weight for reply in replies]
     stacked = Replies(
         tree.stack([reply.delta for reply in replies]),
         tree.stack([reply.extra for reply in replies]),
         torch.tensor([reply.num_examples for reply in replies], dtype=torch.float64),
         torch.tensor([reply.num_steps for reply in replies], dtype=torch.float64),
+        torch.tensor(weights, dtype=torch.float64),
     )
     hyperparameters = algorithm.hyperparameters_at(state.server)
     params, server = algorithm.server_update(state.params, state.server, stacked, hyperparameters, num_clients)
@@ -197,9 +202,11 @@ def conclude(
     return aggregate(state._replace(memories=memories), t, [reply for reply, _ in done], algorithm, num_clients)
 
 
-def initial_state(model: Model, algorithm: Algorithm, seed: int, device: str = "cpu") -> State:
+def initial_state(
+    model: Model, algorithm: Algorithm, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> State:
     """Round 0: the seeded weights and empty memories."""
-    params = State(0, model.init(seed), {}, {}).to(device).params
+    params = State(0, model.init(seed, dtype), {}, {}).to(device).params
     return State(0, params, algorithm.init_server(params), {})
 
 
@@ -268,7 +275,7 @@ def simulate(
     train, model = federation.train, federation.model
     gradients = Gradients(model, train, federation.partition, seed)
     if state is None:
-        state = initial_state(model, algorithm, seed, str(train.y.device))
+        state = initial_state(model, algorithm, seed, str(train.y.device), train.x.dtype)
         state, row = observed(state, federation.measure(state.params), algorithm)
         yield state, row
     while state.round < rounds and tree.all_finite(state.params):

@@ -124,9 +124,9 @@ def test_drawing_by_size_is_right_on_average():
     for t in range(1, 2001):
         plan = by_size.round_plan(t)
         drawn = [w.client for w in plan.cohort]
-        assert drawn == sorted(set(drawn)) and sum(w.num_examples for w in plan.cohort) == 3
+        assert drawn == sorted(set(drawn)) and sum(w.weight for w in plan.cohort) == 3
         for w in plan.cohort:
-            weight[w.client] += w.num_examples / 3 / 2000
+            weight[w.client] += w.weight / 3 / 2000
             assert not w.straggler and set(w.order) == set(rows[w.client])
     # The standard error of a share p over 6,000 draws is sqrt(p (1 - p) / 6000) < 0.0065.
     assert np.abs(weight - [0.1, 0.3, 0.6]).max() < 0.025

@@ -42,5 +42,6 @@ class BySizePlanner:
             order, batch_sizes = client_order(
                 self.seed, t, int(k), self.partition.rows[k], epochs=self.work.epochs, batch_size=self.work.batch_size
             )
-            cohort.append(ClientWork(int(k), False, int(times), order, batch_sizes))
+            n_k = len(self.partition.rows[k])
+            cohort.append(ClientWork(int(k), False, n_k, order, batch_sizes, weight=float(times)))
         return RoundPlan(t, tuple(cohort))

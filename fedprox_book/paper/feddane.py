@@ -4,6 +4,7 @@ Taught in "Where FedProx stands today". Layer: book (PyTorch).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedprox_lib import tree
 from fedprox_lib.algorithms import Hyperparameters
@@ -34,6 +35,8 @@ class FedDane(FedProx):
     """
 
     gradient_clients: int = 10
+
+    entrywise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,12 +33,14 @@ class Replies(NamedTuple):
         extra: what else the algorithm sends, leading axis K; usually empty.
         num_examples: (K,) float64, n_k in rows.
         num_steps: (K,) float64, tau_k.
+        weights: (K,) float64, in the average: n_k, or what the planner says instead.
     """
 
     delta: Params
     extra: Params
     num_examples: Tensor
     num_steps: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ class Algorithm:
 
     watches_loss: ClassVar[bool] = False
     """Whether :meth:`observe` is told the global training loss after every round."""
+
+    entrywise: ClassVar[bool] = True
+    """Whether ``local_gradient`` of this very class is arithmetic entry by entry.
+
+    A class that overrides ``local_gradient`` says so again, or it is trained one client at a time: a norm over stacked
+    clients would mix them.
+    """
 
     @property
     def gradient_clients(self) -> int:
@@ -95,7 +104,7 @@ class Algorithm:
     def server_update(
         w_t: Params, server: Params, replies: Replies, hyperparameters: Hyperparameters, num_clients: int
     ) -> tuple[Params, Params]:
-        """(w_{t+1}, server memory). Default: the n_k-weighted mean of the clients' models, summed in float64."""
+        """(w_{t+1}, server memory). Default: the weighted mean of the clients' models, summed in float64."""
         return tree.map(lambda w, d: (w.double() + d).to(w.dtype), w_t, mean_delta(replies)), server
 
     def observe(self, server: Params, loss: float) -> Params:
@@ -104,8 +113,8 @@ class Algorithm:
 
 
 def mean_delta(replies: Replies) -> Params:
-    """sum_k n_k delta_k / sum_k n_k over the cohort, in float64."""
-    p = replies.num_examples / replies.num_examples.sum()
+    """The weighted mean of the cohort's deltas, in float64; weights are n_k unless the planner says otherwise."""
+    p = replies.weights / replies.weights.sum()
     return tree.map(lambda delta: torch.tensordot(p.to(delta.device), delta.double(), dims=1), replies.delta)
 
 

@@ -5,6 +5,7 @@ Layer: core (PyTorch).
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedprox_lib import tree
 from fedprox_lib.algorithms.base import Algorithm, Hyperparameters
@@ -24,6 +25,8 @@ class FedProx(Algorithm):
     """
 
     mu: float
+
+    entrywise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.mu, int | float) or not 0 <= self.mu < math.inf:

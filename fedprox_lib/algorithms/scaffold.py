@@ -4,6 +4,7 @@ Layer: core (PyTorch).
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -28,6 +29,8 @@ class Scaffold(Algorithm):
     """
 
     server_lr: float = 1.0
+
+    entrywise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_positive(self, "server_lr")

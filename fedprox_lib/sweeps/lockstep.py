@@ -14,6 +14,7 @@ from fedprox_lib.federation import Gradients
 from fedprox_lib.simulation import Backend, State
 from fedprox_lib.sweeps.experiment import Experiment
 from fedprox_lib.sweeps.federations import PreparedFederation, federation_of, federations_of, measure_together
+from fedprox_lib.tree import Params
 
 
 class Progress(NamedTuple):
@@ -70,7 +71,7 @@ def together(
     """Train several runs in lockstep: the backend gets the jobs of all of them at once.
 
     Args:
-        experiments: runs of one model and one batch size.
+        experiments: the runs; those that share a model and a training set go to the backend together.
         backend: who does the jobs.
         device: where the tensors lie.
         federations: prepared ones, to share data between calls or to bring other planners.
@@ -118,13 +119,15 @@ def _one_round(runs: Sequence[_Run], backend: Backend) -> list[State]:
         )
         for e, f, state in runs
     ]
-    _, some, _ = runs[0]
-    ends = iter(backend(some.model, some.train, [job for own in jobs for job in own]))
+    ends: dict[int, list[Params]] = {}
+    while left := [i for i in range(len(runs)) if i not in ends]:  # runs of one model on the same rows are one program
+        some = runs[left[0]][1]
+        alike = [i for i in left if runs[i][1].train.x is some.train.x and runs[i][1].model == some.model]
+        done = iter(backend(some.model, some.train, [job for i in alike for job in jobs[i]]))
+        ends |= {i: [next(done) for _ in jobs[i]] for i in alike}
     return [
-        simulation.conclude(
-            state, state.round + 1, own, [next(ends) for _ in own], e.algorithm, f.partition.num_clients
-        )
-        for own, (e, f, state) in zip(jobs, runs, strict=True)
+        simulation.conclude(state, state.round + 1, own, ends[i], e.algorithm, f.partition.num_clients)
+        for i, (own, (e, f, state)) in enumerate(zip(jobs, runs, strict=True))
     ]
 
 
@@ -135,7 +138,9 @@ def _measured(runs: Sequence[_Run]) -> Iterator[Progress]:
     for i, (e, f, state) in enumerate(runs):
         due = state.round % e.evaluation.every == 0 or state.round == e.rounds
         if due and finite[i]:
-            alike.setdefault((id(f.sampled), id(f.test.x), id(f.partition), e.evaluation), []).append(i)
+            alike.setdefault(
+                (id(f.sampled), id(f.test.x), id(f.partition), id(f.model.shapes), e.evaluation), []
+            ).append(i)
     measured: dict[int, tuple[dict[str, float], float]] = {}
     for members in alike.values():
         started = time.perf_counter()

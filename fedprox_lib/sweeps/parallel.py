@@ -70,7 +70,7 @@ def train_sweep(
     with tqdm(total=total, unit="step", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         if alone or workers == 1:
             for wave in cut:
-                training.train_wave(wave, store, **how, on_round=lambda e, state: _advance(bar, e, state))
+                training.train_wave(wave, store, **how, on_round=lambda e, state: bar.update(_steps_in_round(e, state)))
         else:
             _side_by_side(cut, store, workers, how, bar)
 
@@ -161,11 +161,6 @@ def _parameter_bytes(e: Experiment) -> int:
 
 def _steps_in_round(e: Experiment, state: State) -> float:
     return estimated_steps(e) / e.rounds if state.round else 0.0  # round 0 only measures
-
-
-def _advance(bar: tqdm, e: Experiment, state: State) -> bool:
-    bar.update(_steps_in_round(e, state))
-    return True
 
 
 # --- worker processes ------------------------------------------------------------------------------------------------

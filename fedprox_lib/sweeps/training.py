@@ -36,7 +36,7 @@ def train_wave(
     device: str = "cpu",
     threads: int = 1,
     checkpoint_seconds: float | None = None,
-    on_round: Callable[[Experiment, State], bool] = lambda experiment, state: True,
+    on_round: Callable[[Experiment, State], object] = lambda experiment, state: True,
 ) -> list[Record]:
     """Train experiments together and record each under ``store/runs/<id>`` as soon as it is done.
 
@@ -61,7 +61,7 @@ def train_wave(
         with engine.use_threads(threads):
             for progress in wave.rounds():
                 wave.note(progress)
-                go_on = on_round(progress.experiment, progress.state)
+                go_on = on_round(progress.experiment, progress.state) is not False
                 if not go_on or time.monotonic() - saved >= pause:
                     wave.save_checkpoints()
                     saved = time.monotonic()
