@@ -1,11 +1,11 @@
 """All of FedProx in plain PyTorch: three arms meet the same clients, stragglers and mini-batches, round by round.
 
 FedAvg drops stragglers. FedProx keeps what they got done, and its proximal term mu/2 ||w - w_t||^2 holds every client
-near w_t, the weights it was sent; mu = 0 shows what keeping alone does. Whatever is drawn at random is an argument, so
-fedprox_lib can be given the same draws: it comes to the same weights (tests/test_examples.py).
-Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020. Run: python examples/plain_fedprox.py
+near w_t, the weights it was sent; with mu = 0 it only keeps. Given the same start and cohorts, fedprox_lib comes to the
+same weights (tests/test_examples.py). Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020.
 """
 
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -34,58 +34,54 @@ class CNN(nn.Module):
 class Work(NamedTuple):
     """What one client does in one round."""
 
-    num_examples: int  # n_k, how many rows it holds: its weight in the average
+    num_examples: int  # n_k, the rows it holds: its weight in the average
     is_straggler: bool
-    batches: list[Tensor]  # row numbers of each mini-batch, in order
+    batches: list[tuple[Tensor, Tensor]]  # mini-batches (x, y), one per local step
 
 
 def label_shards(labels: Tensor, deal: Tensor) -> list[Tensor]:
-    """Sort the rows by label, cut them into as many chunks as are dealt; client k holds the chunks deal[k], (N, 2)."""
+    """Sort the rows by label, cut them into chunks, deal these: client k gets the chunks deal[k]; deal is (N, 2)."""
     chunks = labels.argsort(stable=True).tensor_split(deal.numel())
     return [torch.cat([chunks[i] for i in hand]) for hand in deal.tolist()]
 
 
-def draw_cohort(clients: list[Tensor], size: int, stragglers: int, epochs: int, batch_size: int) -> list[Work]:
-    """Who takes part in a round, which of them are stragglers, and how much they do: E epochs, stragglers 1 to E."""
+def draw_cohort(clients: list, size: int, stragglers: int, epochs: int, batch_size: int) -> list[Work]:
+    """Who takes part in a round, and what they do: stragglers 1 to E epochs, the others all E."""
     cohort = []
     for i, k in enumerate(torch.randperm(len(clients))[:size].tolist()):
-        rows, is_straggler = clients[k], i < stragglers
+        (x, y), is_straggler = clients[k], i < stragglers
         passes = int(torch.randint(1, epochs + 1, ())) if is_straggler else epochs
-        batches = [b for _ in range(passes) for b in rows[torch.randperm(len(rows))].split(batch_size)]
-        cohort.append(Work(len(rows), is_straggler, batches))
+        batches = [(x[rows], y[rows]) for _ in range(passes) for rows in torch.randperm(len(y)).split(batch_size)]
+        cohort.append(Work(len(y), is_straggler, batches))
     return cohort
 
 
-def train_client(model: nn.Module, w_t: Weights, x: Tensor, y: Tensor, work: Work, lr: float, mu: float) -> Weights:
+def train_client(model: nn.Module, w_t: Weights, work: Work, lr: float, mu: float) -> Weights:
     """Local SGD from w_t on the client's loss plus the proximal term; returns w_k."""
-    model.load_state_dict(w_t)  # copies: w_t stays where it is
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    for batch in work.batches:
-        distance = sum(((w - w_t[name]) ** 2).sum() for name, w in model.named_parameters())  # ||w - w_t||^2
-        loss = F.cross_entropy(model(x[batch]), y[batch]) + mu / 2 * distance
-        optimizer.zero_grad()
+    model.load_state_dict(w_t)  # copies: w_t stays as it is
+    sgd = torch.optim.SGD(model.parameters(), lr=lr)
+    for x, y in work.batches:
+        distance = sum((w - w_t[name]).square().sum() for name, w in model.named_parameters())  # ||w - w_t||^2
+        loss = F.cross_entropy(model(x), y) + mu / 2 * distance
+        sgd.zero_grad()
         loss.backward()
-        optimizer.step()
-    return {name: w.clone() for name, w in model.state_dict().items()}
+        sgd.step()
+    return deepcopy(model.state_dict())
 
 
-def run_round(
-    model: nn.Module, w_t: Weights, x: Tensor, y: Tensor, cohort: list[Work], lr: float, mu: float, keep: bool
-) -> Weights:
-    """One round: train the clients, without the stragglers unless they are kept; average, weighted by n_k."""
-    cohort = [work for work in cohort if keep or not work.is_straggler]
-    if not cohort:
-        return w_t
-    ends = [train_client(model, w_t, x, y, work, lr, mu) for work in cohort]
-    total = sum(work.num_examples for work in cohort)
-    return {
-        name: sum(work.num_examples / total * w_k[name] for work, w_k in zip(cohort, ends, strict=True)) for name in w_t
-    }
+def run_round(model: nn.Module, w_t: Weights, cohort: list[Work], lr: float, mu: float, keep: bool) -> Weights:
+    """One round: train the cohort, without its stragglers unless they are kept, and average the w_k by n_k."""
+    trained = [work for work in cohort if keep or not work.is_straggler]
+    total = sum(work.num_examples for work in trained)
+    average = {name: torch.zeros_like(w) for name, w in w_t.items()}
+    for work in trained:
+        for name, w in train_client(model, w_t, work, lr, mu).items():
+            average[name] += work.num_examples / total * w
+    return average if trained else w_t
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, w: Weights, x: Tensor, y: Tensor) -> float:
-    """The share of rows whose label the model finds."""
     model.load_state_dict(w)
     return (model(x).argmax(1) == y).double().mean().item()
 
@@ -95,13 +91,12 @@ if __name__ == "__main__":
 
     (x, y), test = digits()
     torch.manual_seed(0)
-    clients, model = label_shards(y, deal=torch.randperm(200).view(100, 2)), CNN()
-    arms = {"FedAvg": (0.0, False), "FedProx, mu = 0": (0.0, True), "FedProx, mu = 0.1": (0.1, True)}
-    start = {name: w.clone() for name, w in model.state_dict().items()}
-    weights = dict.fromkeys(arms, start)
-    print("round", *arms, sep="   ")
-    for t in range(1, 7):
-        cohort = draw_cohort(clients, size=10, stragglers=5, epochs=3, batch_size=10)
+    clients = [(x[rows], y[rows]) for rows in label_shards(y, deal=torch.randperm(100).view(50, 2))]
+    model, arms = CNN(), {"FedAvg": (0.0, False), "FedProx, mu = 0": (0.0, True), "FedProx, mu = 1": (1.0, True)}
+    weights = dict.fromkeys(arms, deepcopy(model.state_dict()))
+    print("test accuracy after round", *arms, sep=" | ")
+    for t in range(1, 6):
+        cohort = draw_cohort(clients, size=10, stragglers=9, epochs=3, batch_size=20)
         for arm, (mu, keep) in arms.items():
-            weights[arm] = run_round(model, weights[arm], x, y, cohort, lr=0.05, mu=mu, keep=keep)
-        print(f"{t:5}", *(f"{accuracy(model, w, *test):{len(arm)}.3f}" for arm, w in weights.items()), sep="   ")
+            weights[arm] = run_round(model, weights[arm], cohort, lr=0.05, mu=mu, keep=keep)
+        print(f"{t:25}", *(f"{accuracy(model, w, *test):{len(arm)}.3f}" for arm, w in weights.items()), sep=" | ")

@@ -7,25 +7,24 @@ import sys
 from importlib.abc import MetaPathFinder
 from typing import Any
 
-_BOOK = "fedprox_book"
-_PAPER = "fedprox_book.paper"
-_SWEEPS = "fedprox_lib.sweeps"
+_PLACES = """
+fedprox_lib.simulation: simulate
+fedprox_lib.sweeps: Experiment Evaluation grid
+fedprox_lib.sweeps.*: experiment parallel records results statistics training
+fedprox_lib.flower.strategy: flower_server
+fedprox_book.*: audit baselines diagnostics figures profile sweeps_paper
+fedprox_book.audit: audit_blog audit_later audit_table
+fedprox_book.figures: figures_compare figures_paper figures_speed
+fedprox_book.paper: AdaptiveFedProx FedDane AsGenerated LogNormalSizes
+fedprox_book.paper.*: authors authors_plan claim_statistics claims synthetic theory
+fedprox_book.paper.adaptive: algorithms.adaptive
+fedprox_book.paper.feddane: algorithms.feddane
+"""
 
 MOVED = {
-    **dict.fromkeys(["Experiment", "Evaluation", "grid"], _SWEEPS),
-    **{
-        name: f"{_SWEEPS}.{name}" for name in ("experiment", "parallel", "records", "results", "statistics", "training")
-    },
-    **{name: f"{_BOOK}.{name}" for name in ("audit", "baselines", "diagnostics", "figures", "profile", "sweeps_paper")},
-    **{
-        name: f"{_PAPER}.{name}"
-        for name in ("authors", "authors_plan", "claim_statistics", "claims", "synthetic", "theory")
-    },
-    **dict.fromkeys(["audit_blog", "audit_later", "audit_table"], f"{_BOOK}.audit"),
-    **dict.fromkeys(["figures_compare", "figures_paper", "figures_speed"], f"{_BOOK}.figures"),
-    **{"simulate": "fedprox_lib.simulation", "flower_server": "fedprox_lib.flower.strategy"},
-    **{"AdaptiveFedProx": _PAPER, "FedDane": _PAPER, "AsGenerated": _PAPER, "LogNormalSizes": _PAPER},
-    **{"algorithms.adaptive": f"{_PAPER}.adaptive", "algorithms.feddane": f"{_PAPER}.feddane"},
+    name: place.replace("*", name)
+    for place, names in (line.split(": ") for line in _PLACES.strip().splitlines())
+    for name in names.split()
 }
 """Name in ``fedprox_lib`` -> where it is now. (``fedprox_lib.simulate`` is the function since 0.2.)"""
 

@@ -170,7 +170,8 @@ def _checked(source: str, x: Any, y: Any) -> Examples:
             f"{source}: x must have shape (n, ...) and y (n,), with one n >= 1, got {tuple(x.shape)} and "
             f"{tuple(y.shape)}: give every row its features and one label, and leave out clients without rows."
         )
-    x, labels = x if x.dtype == torch.float64 else x.float(), y.long()
+    # One layout, since it decides in which order a convolution sums: images may come as a transposed view.
+    x, labels = (x if x.dtype == torch.float64 else x.float()).contiguous(), y.long()
     whole = (labels.double() == y.double()) & (labels >= 0)
     for rule, mend, given, good in (
         ("x must be finite", "fill the gaps or leave such rows out", x, x.isfinite()),

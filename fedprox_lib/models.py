@@ -3,7 +3,7 @@
 ====================  ============================================================================  ==========
 :func:`logistic`      multinomial logistic regression, 784 -> 10 (Li et al. 2020, section 5.1)           7,850
 :func:`cnn`           McMahan et al. 2017: 5x5 convolutions with "same" padding, 28-28-14-14-7       1,663,370
-:func:`from_module`   any ``torch.nn.Module`` of your own, with a loss of your own or cross-entropy
+:func:`from_module`   any ``torch.nn.Module``, with a loss of your own or cross-entropy
 ====================  ============================================================================  ==========
 
 Taught in "The model and one client". Layer: core (PyTorch).
@@ -144,28 +144,28 @@ def cnn() -> Model:
 def from_module(
     module: nn.Module, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, name: str | None = None
 ) -> Model:
-    """A model from any module that gives (b, classes) scores for b rows; the module itself is copied.
+    """A model from any module that gives (b, classes) scores for b rows; the module is copied and left alone.
 
-    Parameters that require a gradient are trained, each under its name, and tied ones once. Frozen parameters and
-    buffers are constants.
+    Parameters that require a gradient are trained, each under its name, tied ones once under their first. Frozen
+    parameters and buffers are constants.
 
-    ``init(seed)`` resets a copy, submodules first, by their own ``reset_parameters``: scales of a normalisation start
-    at 1, and a network whose layers draw in the order in which it names them starts as if PyTorch had been seeded
-    before it was made. Parameters that no ``reset_parameters`` sets, and what a constructor changed afterwards, are not
-    drawn: the former keep the values they came with, the latter start as the layer does. For another start, give the
-    module a ``reset_parameters`` of its own, or ``model._replace(own_init=...)``.
+    The module keeps its own start: ``init(seed)`` resets a copy, inner layers first, by their ``reset_parameters``, so
+    that scales of a normalisation begin at 1. A parameter that no ``reset_parameters`` sets keeps the value it came
+    with, whatever the seed; what a constructor did to a layer after making it is not done again. For either, give the
+    module a ``reset_parameters`` of its own, or replace the start: ``model._replace(own_init=...)``.
 
-    # differs from paper: scores that depend on the other rows of a batch (batch normalisation without running
-    # statistics) are allowed, trained one client at a time, and evaluated on batches of at most 100 or 1,000 rows.
+    Normalisation by a batch's own statistics (batch normalisation with ``track_running_stats=False``) makes a row's
+    scores depend on the other rows: it is trained one client at a time, and measured on the batches in which the
+    library evaluates. A call puts its weights into the copy for a moment, so threads must not share a model.
 
     Args:
         module: in training or evaluation mode, which is kept.
-        loss: ``loss(scores, y)``, the mean over the rows, to train on; None: cross-entropy. What is measured remains
-            cross-entropy.
-        name: for records and messages; None: the class's.
+        loss: ``loss(scores, y)`` to train on, a mean over rows (0-d); None: cross-entropy, which is measured anyhow.
+        name: for records and messages; None: that of the class.
 
     Raises:
-        ValueError: if it has no parameters to train, if training changes its buffers, or if it drops out at random.
+        ValueError: if it has nothing to train, if it changes running statistics in training, or if it drops out at
+            random; when called, if it changes its input or a buffer in place.
 
     Example:
         >>> model = from_module(nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.LayerNorm(32), nn.Linear(32, 10)))
@@ -173,9 +173,7 @@ def from_module(
         (25514, [1.0])
     """
     if not (isinstance(module, nn.Module) and any(p.requires_grad for p in module.parameters())):
-        raise ValueError(
-            f"from_module needs a torch.nn.Module with parameters that require a gradient, got {module!r}."
-        )
+        raise ValueError(f"from_module needs a torch.nn.Module with a parameter that requires_grad, got {module!r}.")
     for path, part in module.named_modules():
         if part.training:
             _require_pure(path or "the module", part)
@@ -183,18 +181,15 @@ def from_module(
     held = dict([*module.named_parameters(), *module.named_buffers()])
     constants = {n: t.detach() for n, t in held.items() if not t.requires_grad}
     shapes = {n: tuple(t.shape) for n, t in held.items() if t.requires_grad}
-    if loss is None and any(isinstance(m, _BATCH_NORM) and not m.track_running_stats for m in module.modules()):
-        loss = F.cross_entropy  # as an own loss: no batch may be filled up with rows of weight 0
+    if not all(getattr(part, "track_running_stats", True) for part in module.modules()):
+        loss = loss or F.cross_entropy  # as an own loss: no batch may be filled up with rows of weight 0
     scores, start = partial(_scores, module, constants), partial(_start, module)
     return Model(name or type(module).__name__, shapes, scores, own_init=start, own_loss=loss)
 
 
-_BATCH_NORM, _ANY_NORM = nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._NormBase
-
-
 def _require_pure(path: str, part: nn.Module) -> None:
     """Raise if a part in training mode would keep something between calls, or draw at random."""
-    if isinstance(part, _ANY_NORM) and part.track_running_stats:
+    if getattr(part, "track_running_stats", False):
         raise ValueError(
             f"{path} must keep nothing between batches, but {part!r} has running statistics, and averaging them over "
             "clients is another algorithm: use nn.GroupNorm or track_running_stats=False, or freeze them by eval()."
@@ -212,10 +207,9 @@ def _scores(module: nn.Module, constants: Params, params: Params, x: Tensor) -> 
     """Scores of a module with other parameters; the constants follow these to their device and dtype."""
     like = next(iter(params.values()))
     held = {n: c.to(like.device, like.dtype if c.is_floating_point() else c.dtype) for n, c in constants.items()}
-    watched = {"its input": x, **held}
-    before = [t._version for t in watched.values()]
+    watched = {n: (t, t._version) for n, t in {"its input": x, **held}.items()}
     scores = torch.func.functional_call(module, params | held, (x,))
-    if changed := [n for (n, t), version in zip(watched.items(), before, strict=True) if t._version != version]:
+    if changed := [n for n, (t, version) in watched.items() if t._version != version]:
         raise ValueError(
             f"{type(module).__name__} must be a function of its input, but changes {changed[0]} in place, which the "
             "next client would see: let forward() work on a copy."
