@@ -96,7 +96,7 @@ def why_not_stacked(model: Model, algorithm: Algorithm) -> str:
     if not vars(home).get("entrywise", False):
         return f"the local rule of {home.__name__} does not say that it is entry by entry (entrywise = True)"
     if model.own_loss or type(model).loss is not Model.loss or type(model).gradient is not Model.gradient:
-        return f"model {model.name!r} has a loss of its own"
+        return f"model {model.name!r} has a loss of its own, or scores that depend on the batch"
     return ""
 
 
@@ -301,7 +301,9 @@ def _stacked(trees: list[Params], num_groups: int) -> Params:
     """(jobs, ...) as (groups, slots, ...). A single tree keeps the layout of its convolutions."""
     if len(trees) == 1:
         return {name: t[None, None] for name, t in trees[0].items()}
-    return {name: torch.stack([t[name] for t in trees]).unflatten(0, (num_groups, -1)) for name in trees[0]}
+    return {
+        name: torch.stack([t[name].contiguous() for t in trees]).unflatten(0, (num_groups, -1)) for name in trees[0]
+    }
 
 
 def _numbers(values: Sequence[float], num_groups: int) -> Tensor:
@@ -394,7 +396,8 @@ def gradients_together(model: Model, params: Params, x: Tensor, y: Tensor, weigh
 
     if weights.shape[0] == next(iter(params.values())).shape[1] == 1:  # one model: no need to batch convolutions
         leaves = {name: p[0, 0].detach().requires_grad_() for name, p in params.items()}
-        grads = torch.autograd.grad(loss(leaves, x[0], y[0], weights[0]), list(leaves.values()))
+        value = loss(leaves, x[0], y[0], weights[0])
+        grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
         return {name: g[None, None] for name, g in zip(leaves, grads, strict=True)}
     return vmap(vmap(grad(loss), (0, None, None, None)))(params, x, y, weights)
 

@@ -72,7 +72,7 @@ def reenact(
     if not (isinstance(rounds, int) and rounds >= 1):
         raise ValueError(f"rounds must be an integer >= 1, got {rounds!r}.")
     train, test, partition = data.federate(clients)
-    num_features, largest = train.x.shape[1], max(int(e.y.max()) for e in (train, test) if len(e.y))
+    num_features, largest = train.x[0].numel(), max(int(e.y.max()) for e in (train, test) if len(e.y))
     num_classes, expected = init["dense.weight"].shape
     if expected != num_features:
         raise ValueError(
