@@ -1,7 +1,7 @@
 """The proximal term in a training loop of one's own: momentum, clipped gradients, and how far clients drift from w_t.
 
-`train_client` is an ordinary loop; the two lines marked as new are all that FedProx asks of it. What the term means
-with other optimisers, and where it stands to clipping, is told in `fedprox_lib.proximal`. Run: python examples/own_loop.py
+`train_client` is an ordinary loop; the two lines marked as new are all that FedProx adds to it. `fedprox_lib.proximal`
+says what the term comes to with other optimisers and with clipping. Run: python examples/own_loop.py
 """
 
 from copy import deepcopy

@@ -1,7 +1,7 @@
 """All of FedProx in plain PyTorch: three arms meet the same clients, stragglers and mini-batches, round by round.
 
 FedAvg drops stragglers. FedProx keeps them, and its term mu/2 ||w - w_t||^2 holds a client near w_t, where it starts.
-Given the same draws, fedprox_lib comes to the same weights (tests/test_examples.py). Li et al. 2020, Algorithm 2.
+Given the same draws, fedprox_lib comes to the same weights. Li et al. 2020. Run: python examples/plain_fedprox.py
 """
 
 from typing import NamedTuple
@@ -49,14 +49,14 @@ def draw_cohort(clients: list[Examples], size: int, stragglers: int, epochs: int
     cohort = []
     for i, k in enumerate(torch.randperm(len(clients))[:size].tolist()):
         (x, y), is_straggler = clients[k], i < stragglers
-        passes = int(torch.randint(1, epochs + 1, ())) if is_straggler else epochs
+        passes = int(torch.randint(1, epochs + 1, (1,))) if is_straggler else epochs
         batches = [(x[rows], y[rows]) for _ in range(passes) for rows in torch.randperm(len(y)).split(batch_size)]
         cohort.append(Work(len(y), is_straggler, batches))
     return cohort
 
 
 def train_client(model: nn.Module, w_t: Weights, work: Work, lr: float, mu: float) -> Weights:
-    """Local SGD from w_t on the client's loss plus the proximal term; returns w_k."""
+    """Local SGD from w_t on the client's loss plus the proximal term (equation 2 of the paper); returns w_k."""
     model.load_state_dict(w_t)  # copies: w_t stays as it is
     sgd = torch.optim.SGD(model.parameters(), lr=lr)
     for x, y in work.batches:
