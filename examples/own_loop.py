@@ -46,6 +46,7 @@ def federate(model: nn.Module, loaders: list[DataLoader], mu: float, rounds: int
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # the model is too small for more
     train, test = data.digits()
     shards = LabelShards(num_clients=10).split(train.labels, data_seed=0)  # few digits per client
     loaders = [DataLoader(TensorDataset(*train.take(rows)), batch_size=20, shuffle=True) for rows in shards.rows]

@@ -1,7 +1,8 @@
 """All of FedProx in plain PyTorch: three arms meet the same clients, stragglers and mini-batches, round by round.
 
 FedAvg drops stragglers. FedProx keeps them, and its term mu/2 ||w - w_t||^2 holds a client near w_t, where it starts.
-Given the same draws, fedprox_lib comes to the same weights. Li et al. 2020. Run: python examples/plain_fedprox.py
+Given the same draws, fedprox_lib comes to the same weights (tests/test_examples.py).
+Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020. Run: python examples/plain_fedprox.py
 """
 
 from typing import NamedTuple
@@ -30,9 +31,7 @@ class CNN(nn.Module):
         return self.out(F.relu(self.dense(x.flatten(1))))  # -> (b, 10)
 
 
-class Work(NamedTuple):
-    """What one client does in one round."""
-
+class Work(NamedTuple):  # what one client does in one round
     num_examples: int  # n_k, the rows it holds: its weight in the average
     is_straggler: bool
     batches: list[Examples]  # one per local step, in order
@@ -90,6 +89,7 @@ if __name__ == "__main__":
 
     (x, y), test = digits()
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # mini-batches of ten digits are too small for more
     clients = [(x[rows], y[rows]) for rows in label_shards(y, deal=torch.randperm(200).view(100, 2))]
     model, arms = CNN(), {"FedAvg": (0.0, False), "FedProx, mu = 0": (0.0, True), "FedProx, mu = 1": (1.0, True)}
     weights = dict.fromkeys(arms, CNN().state_dict())  # one start for all three

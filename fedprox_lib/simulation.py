@@ -177,7 +177,7 @@ def reply_of(job: Job, w: Params) -> tuple[Reply, Params]:
 
 
 def aggregate(state: State, t: int, replies: Sequence[Reply], algorithm: Algorithm, num_clients: int) -> State:
-    """The server's half: replies, sorted by client number, become the state after round t. None leave w_t unchanged."""
+    """The server's half: replies, sorted by client number, become the state after round t; without any, w_t stays."""
     if not replies:
         return state._replace(round=t)
     weights = [reply.num_examples if reply.weight is None else reply.weight for reply in replies]

@@ -184,6 +184,15 @@ def test_given_the_same_draws_the_library_comes_to_the_same_weights(toy, network
     assert (tree.norm(tree.subtract(dropped, start)) == 0) == (fraction == 1.0)
 
 
+def test_a_client_leaves_what_it_was_sent_and_returns_a_copy(toy):
+    module, (x, y) = logistic().double(), toy[1]
+    w_t = deepcopy(dict(module.state_dict()))
+    sent, work = deepcopy(w_t), plain.Work(60, False, [(x, y)] * 3)
+    ends = [plain.train_client(module, w_t, work, lr, 0.1) for lr in (0.1, 0.2)]
+    assert all(torch.equal(w_t[name], w) for name, w in sent.items())
+    assert tree.norm(tree.subtract(*ends)) > 1e-2
+
+
 def test_the_network_is_that_of_mcmahan_et_al():
     assert sum(w.numel() for w in plain.CNN().parameters()) == 1_663_370
 

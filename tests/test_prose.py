@@ -21,7 +21,7 @@ PAGES = [
 ]
 CODE = sorted(
     path
-    for folder in ("fedprox_lib", "fedprox_book", "tools", "benchmarks", "tests")
+    for folder in ("fedprox_lib", "fedprox_book", "tools", "benchmarks", "examples", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if not any(part.startswith((".", "_results")) for part in path.relative_to(ROOT).parts)
 )

@@ -73,7 +73,15 @@ def test_launch_buttons_lead_to_a_file_that_git_keeps(chapter):
 
 
 def python_files() -> list[Path]:
-    folders = ("fedprox_lib/**", "fedprox_book/**", "tools/**", "tests/**", "benchmarks", "benchmarks/peers")
+    folders = (
+        "fedprox_lib/**",
+        "fedprox_book/**",
+        "tools/**",
+        "tests/**",
+        "examples",
+        "benchmarks",
+        "benchmarks/peers",
+    )
     return sorted(path for folder in folders for path in ROOT.glob(f"{folder}/*.py"))
 
 

@@ -36,7 +36,7 @@ WORTH_A_PROCESS = 30.0
 """Seconds of estimated work below which no second process is started (a start costs some seconds itself)."""
 
 STEPS_PER_SECOND = {"logistic": 20_000, "cnn": 60, "cnn_blog": 60}
-"""Rough local steps a second of one core, for that estimate only."""
+"""Rough local steps per second of one core, for that estimate only."""
 
 
 class TooLarge(MemoryError):

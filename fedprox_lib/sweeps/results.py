@@ -54,7 +54,7 @@ def run(
     Args:
         experiments: what is wanted; duplicates are trained once.
         store: where records are, and whether training is allowed; a folder of yours is enough.
-        workers: how many processes train side by side, each on one thread; None for one a core, or a single one
+        workers: how many processes train side by side, each on one thread; None for one per core, or a single one
             where the work is too little to be worth a start.
         backend: "batched", or "sequential" for the readable definition, which is slower and agrees up to rounding.
         device: "cpu" or "cuda".

@@ -55,7 +55,7 @@ def median_band(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tu
 
 
 def final(table: pd.DataFrame, metric: str, last: int = 3) -> pd.DataFrame:
-    """One row a run: the mean of a metric over its last measured rounds, so that one lucky round does not decide.
+    """One row per run: the mean of a metric over its last measured rounds, so that one lucky round does not decide.
 
     Args:
         table: from ``results.run``.
@@ -103,7 +103,7 @@ def rounds_to(table: pd.DataFrame, target: float, metric: str = "test_accuracy")
         metric: a measured column of which more is better.
 
     Returns:
-        One row a run: record, arm, what else tells runs apart, rounds (NaN if the target was not reached) and ran
+        One row per run: record, arm, what else tells runs apart, rounds (NaN if the target was not reached) and ran
         (the last measured round).
 
     Example:
