@@ -32,7 +32,9 @@ MOVED = {
 def say_where(name: str) -> Any:
     """As the package's ``__getattr__``: asked for what it does not have."""
     if name in MOVED:
-        raise ImportError(f"fedprox_lib.{name} is {MOVED[name]} since version 0.2; CHANGELOG.md has all new names.")
+        raise ImportError(
+            f"fedprox_lib.{name} has moved to {MOVED[name]} in version 0.2; the changelog lists them all."
+        )
     raise AttributeError(f"module 'fedprox_lib' has no attribute {name!r}")
 
 

@@ -94,7 +94,7 @@ def why_not_stacked(model: Model, algorithm: Algorithm) -> str:
     """Why a model or an algorithm's local rule cannot be trained on stacked tensors; "" if it can."""
     home = next(cls for cls in type(algorithm).__mro__ if "local_gradient" in vars(cls))
     if not vars(home).get("entrywise", False):
-        return f"the local rule of {home.__name__} does not say that it is entry by entry (entrywise = True)"
+        return f"the local rule of {home.__name__} is not marked entrywise (a rule with norms or ifs must not be)"
     if model.own_loss or type(model).loss is not Model.loss or type(model).gradient is not Model.gradient:
         return f"model {model.name!r} has a loss of its own, or scores that depend on the batch"
     return ""

@@ -238,7 +238,8 @@ def simulate(
     Args:
         federation: data with who holds what, a model, and a planner or none.
         algorithm: what clients and server do.
-        work: local epochs, batch size and learning rate of a client that has time.
+        work: local epochs, batch size and learning rate of a client that has time; where the federation has a planner,
+            that one decides about epochs and batches, and the learning rate alone counts here.
         rounds: T >= 1.
         seed: of initial weights, cohorts, stragglers and batches.
         cohort_size: K clients per round, in [1, N]; for a federation without a planner of its own.

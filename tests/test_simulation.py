@@ -102,7 +102,7 @@ def test_what_is_missing_is_named(clients):
 def test_names_of_version_0_1_say_where_they_are_now(name):
     """As a module, as an attribute and from the package; and what they name is there."""
     where = MOVED[name]
-    message = rf"fedprox_lib\.{name} is {where} since version 0\.2"
+    message = rf"fedprox_lib\.{name} has moved to {where} in version 0\.2"
     if name != "simulate" and "." not in name:  # the function has the old module's name
         with pytest.raises(ImportError, match=message):
             getattr(fedprox_lib, name)

@@ -12,13 +12,5 @@ from fedprox_lib.algorithms.fedprox import FedProx
 from fedprox_lib.algorithms.scaffold import Scaffold
 
 __all__ = [
-    "Algorithm",
-    "FedAdam",
-    "FedAvg",
-    "FedAvgM",
-    "FedProx",
-    "Hyperparameters",
-    "Replies",
-    "Scaffold",
-    "mean_delta",
-]
+    "Algorithm", "FedAdam", "FedAvg", "FedAvgM", "FedProx", "Hyperparameters", "Replies", "Scaffold", "mean_delta",
+]  # on one line  # fmt: skip

@@ -3,9 +3,9 @@
 The frozen dataclass names and checks the algorithm's hyperparameters (``mu``, ...) and is what records show. Its rules
 never read those fields: they receive them as ``hyperparameters``, which travel with the job. That is what lets one
 program train the clients of runs with different mu side by side: there every tensor carries leading axes of clients,
-and the hyperparameters broadcast along them. So a local rule is arithmetic entry by entry (``+ - *``, no norms, no
-indexing, no ``if`` on values), and what it reads of server or memory has the names of the parameters. The conformance
-tests hold it to that.
+and the hyperparameters broadcast along them. That works for a local rule that is arithmetic entry by entry (``+ - *``,
+no norms, no indexing, no ``if`` on values) and reads of server or memory what has the names of the parameters. Its
+class says so (``entrywise = True``); any other rule is trained one client at a time.
 
 Conventions: delta = w_k - w_t points from the global to the local model. Symbols are the papers'.
 Layer: core (PyTorch).

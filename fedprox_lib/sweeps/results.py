@@ -51,6 +51,9 @@ def run(
 
     Runs that can train as one program do so: same model, data set and batch size; everything else may differ.
 
+    A record is found by names and settings, not by code: after a change to an algorithm of your own, give its class
+    another name or use another folder.
+
     Args:
         experiments: what is wanted; duplicates are trained once.
         store: where records are, and whether training is allowed; a folder of yours is enough.
